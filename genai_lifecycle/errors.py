@@ -1,0 +1,96 @@
+"""Every error that is raised on purpose. The command line prints them without a traceback.
+
+LifecycleError                exit 1
+ |- ConfigError               exit 2   a setting is missing or wrong
+ |- TrackingUnavailable       exit 3   the MLflow server or store does not answer
+ |- NotFound                  exit 4   no such run, prompt, version or alias yet
+ |- BundleError               exit 5   the export could not be written
+ |- VerificationFailed        exit 6   the registered model answered wrongly
+ |- ModelNotLoadable          exit 7   the base model does not exist or is no causal language model
+ |- UnsafeWeights             exit 8   a checkpoint that only a pickle loader could read
+ |- CasesInvalid              exit 9   the case file is missing, empty or malformed
+ |- PortTaken                 exit 10  another program listens where ours should
+ |- StorageFailed             exit 11  the artifact root cannot be written
+ `- Busy                      exit 12  another run works on the same data directory
+
+Ctrl-C ends with 130, as a shell expects.
+"""
+
+
+class LifecycleError(Exception):
+    """`message` says what happened, `hint` says what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = ""):
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}\n  -> {self.hint}" if self.hint else self.args[0]
+
+
+class ConfigError(LifecycleError):
+    """A setting is missing, out of range, or does not fit another one."""
+
+    exit_code = 2
+
+
+class TrackingUnavailable(LifecycleError):
+    """The tracking server or store named by the user, or used until now, does not answer."""
+
+    exit_code = 3
+
+
+class NotFound(LifecycleError):
+    """A run, prompt, model version or alias that an earlier stage should have left is not there."""
+
+    exit_code = 4
+
+
+class BundleError(LifecycleError):
+    """The standalone Docker package could not be written."""
+
+    exit_code = 5
+
+
+class VerificationFailed(LifecycleError):
+    """The registered model did not pass its checks; no alias was moved."""
+
+    exit_code = 6
+
+
+class ModelNotLoadable(LifecycleError):
+    """The base model cannot be found, reached, or read as a causal language model."""
+
+    exit_code = 7
+
+
+class UnsafeWeights(LifecycleError):
+    """The checkpoint has pickled weights that torch's weights-only loader refuses."""
+
+    exit_code = 8
+
+
+class CasesInvalid(LifecycleError):
+    """The case file is missing, empty, or has a malformed line (its number is in the message)."""
+
+    exit_code = 9
+
+
+class PortTaken(LifecycleError):
+    """Another program already listens on the port."""
+
+    exit_code = 10
+
+
+class StorageFailed(LifecycleError):
+    """The artifact root or the database folder is full, read-only or not reachable."""
+
+    exit_code = 11
+
+
+class Busy(LifecycleError):
+    """Another run holds the lock of the data directory."""
+
+    exit_code = 12

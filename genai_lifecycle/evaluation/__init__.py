@@ -1,0 +1,1 @@
+"""Cases, scores and statistics. Knows no MLflow run and loads no model."""

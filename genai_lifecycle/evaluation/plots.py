@@ -1,0 +1,48 @@
+"""PNG plots of an experiment. matplotlib is imported when the first plot is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from genai_lifecycle.results import TemplateScore
+
+_SIZE_INCHES, _DPI, _COLOUR = (7, 3.2), 120, "#3b6ea5"
+
+
+def quality(scores: Sequence[TemplateScore], cases: int, path: Path) -> None:
+    """Mean token F1 of each prompt with its 95 % interval."""
+    figure, axes = _figure(f"Token F1 against the reference, {cases} cases, 95 % interval")
+    names = [score.prompt.name for score in scores]
+    means = [score.token_f1.mean for score in scores]
+    below = [score.token_f1.mean - score.token_f1.low for score in scores]
+    above = [score.token_f1.high - score.token_f1.mean for score in scores]
+    axes.errorbar(means, names, xerr=[below, above], fmt="o", capsize=4, color=_COLOUR)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel("token F1 (0 to 1, higher is better)")
+    axes.invert_yaxis()
+    figure.savefig(path)
+
+
+def speed(scores: Sequence[TemplateScore], path: Path) -> None:
+    """Tokens per second of each prompt in batched generation."""
+    figure, axes = _figure("Speed of batched generation")
+    axes.barh(
+        [score.prompt.name for score in scores],
+        [s.metrics["tokens_per_second"] for s in scores],
+        color=_COLOUR,
+    )
+    axes.set_xlabel("tokens per second (higher is better)")
+    axes.invert_yaxis()
+    figure.savefig(path)
+
+
+def _figure(title: str):
+    from matplotlib.figure import Figure
+
+    # A Figure of its own, not pyplot: no global state, and safe outside the main thread.
+    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11)
+    axes.grid(axis="x", alpha=0.3)
+    return figure, axes

@@ -1,0 +1,136 @@
+"""Answering cases through LangChain: `PromptTemplate | llm`, a whole batch at a time, with the times of each step.
+
+The text generation itself is the served model's own (`served_model.huggingface_model.TextModel`): what an
+experiment measures is what is served later. This is the only module of the orchestrator that imports it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models.llms import BaseLLM
+from langchain_core.outputs import Generation, LLMResult
+
+from genai_lifecycle.evaluation.cases import Case
+from served_model.huggingface_model import Answer, Sampling, TextModel, to_langchain_template
+
+BATCH = 32  # cases that go through the chain together
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one LangChain step produced, and when (nanoseconds since the epoch)."""
+
+    value: Any
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True)
+class CaseAnswer:
+    """The chain's answer to one case with the reference's log-likelihood under the same prompt."""
+
+    case: Case
+    rendered: Timed  # the prompt text
+    generated: Timed  # an Answer; its times are those of the batch it was in
+    log_likelihood: Timed  # mean natural-log probability per token of the reference, at most 0
+    batch_size: int
+
+
+class CausalLM(BaseLLM):
+    """The bundled, local or Hub model as a LangChain LLM; `generation_info` has the fields of `Answer`."""
+
+    text_model: Any
+    sampling: Any
+
+    @property
+    def _llm_type(self) -> str:
+        return "huggingface-causal-lm"
+
+    def _generate(self, prompts: list[str], stop=None, run_manager=None, **kwargs: Any) -> LLMResult:
+        encoded = [self.text_model.encode(text, (), self.sampling.max_new_tokens) for text in prompts]
+        answers = self.text_model.complete(encoded, self.sampling)
+        return LLMResult(generations=[[Generation(text=a.answer, generation_info={"answer": a})] for a in answers])
+
+
+class _StepTimes(BaseCallbackHandler):
+    """Keeps what LangChain's callbacks tell of each row: the rendered prompt and the answer, with their times."""
+
+    def __init__(self) -> None:
+        self.started: dict[UUID, int] = {}
+        self.rendered: dict[UUID, Timed] = {}  # keyed by the run of the row's whole chain
+        self.generated: dict[UUID, Timed] = {}
+        self._parents: dict[UUID, UUID] = {}
+        self.rows: list[UUID] = []
+
+    def on_chain_start(self, serialized, inputs, *, run_id, parent_run_id=None, **_: Any) -> None:
+        self.started[run_id] = time.time_ns()
+        if parent_run_id is None:
+            self.rows.append(run_id)
+        else:
+            self._parents[run_id] = parent_run_id
+
+    def on_chain_end(self, outputs, *, run_id, parent_run_id=None, **_: Any) -> None:
+        if parent_run_id is not None:
+            self.rendered[parent_run_id] = Timed(outputs.to_string(), self.started[run_id], time.time_ns())
+
+    def on_llm_start(self, serialized, prompts, *, run_id, parent_run_id=None, **_: Any) -> None:
+        self.started[run_id] = time.time_ns()
+
+    def on_llm_end(self, response: LLMResult, *, run_id, parent_run_id=None, **_: Any) -> None:
+        answer = response.generations[0][0].generation_info["answer"]
+        self.generated[parent_run_id] = Timed(answer, self.started[run_id], time.time_ns())
+
+
+def load_text_model(folder: str, turn_format: str) -> TextModel:
+    """Weights and tokenizer from a folder in HuggingFace format with safetensors weights."""
+    return TextModel.load(folder, turn_format)
+
+
+def answer_cases(text_model: TextModel, template: str, cases: Sequence[Case], max_new_tokens: int) -> list[CaseAnswer]:
+    """Greedy answers of one template to one batch of cases, and the log-likelihood of each reference.
+
+    Args:
+        template: stored form, `{{question}}` being its variable.
+        cases: at most `BATCH`, all answered together.
+    """
+    chain = to_langchain_template(template) | CausalLM(
+        text_model=text_model, sampling=Sampling(max_new_tokens=max_new_tokens)
+    )
+    times = _StepTimes()
+    chain.batch([{"question": case.question} for case in cases], config={"callbacks": [times]})
+    rendered = [times.rendered[row] for row in times.rows]
+    likelihoods = _reference_log_likelihoods(text_model, [item.value for item in rendered], cases)
+    return [
+        CaseAnswer(case, rendered[i], times.generated[row], likelihoods[i], len(cases))
+        for i, (case, row) in enumerate(zip(cases, times.rows, strict=True))
+    ]
+
+
+def _reference_log_likelihoods(text_model: TextModel, prompts: Sequence[str], cases: Sequence[Case]) -> list[Timed]:
+    start_ns = time.time_ns()
+    references = [text_model.encode_answer(case.reference, prompt) for case, prompt in zip(cases, prompts, strict=True)]
+    longest = max(map(len, references))
+    encoded = [text_model.encode(prompt, (), longest) for prompt in prompts]
+    values = text_model.log_likelihoods(encoded, references)
+    return [Timed(value, start_ns, time.time_ns()) for value in values]
+
+
+def compute_seconds(answers: Sequence[CaseAnswer]) -> float:
+    """Seconds inside the model for one batch: generation and scoring, each counted once."""
+    starts, ends = zip(*((item.generated.start_ns, item.generated.end_ns) for item in answers), strict=True)
+    scored = answers[0].log_likelihood
+    return (max(ends) - min(starts) + scored.end_ns - scored.start_ns) / 1e9
+
+
+def greedy_answers(text_model: TextModel, template: str, questions: Sequence[str], max_new_tokens: int) -> list[Answer]:
+    """Greedy answers, each question in a batch of its own: what a single caller gets."""
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    render = to_langchain_template(template)
+    prompts = [text_model.encode(render.format(question=item), (), max_new_tokens) for item in questions]
+    return [text_model.complete([prompt], sampling)[0] for prompt in prompts]

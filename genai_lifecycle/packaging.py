@@ -1,0 +1,102 @@
+"""Model folder and prompt -> logged MLflow model. The only call of `log_model`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from genai_lifecycle.config import CHECKOUT
+from genai_lifecycle.model_source import ModelSource, needed_files
+from genai_lifecycle.results import PromptRef
+from genai_lifecycle.tracking.seam import seam
+
+MODEL_CODE = CHECKOUT / "served_model" / "huggingface_model.py"
+# What the served file imports when it answers, at the versions it was tested with here. Written out, because
+# MLflow's own inference of requirements loads the model in a second process.
+REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors", "langchain-core", "pandas")
+
+
+def stage(folder: Path, source: ModelSource, prompt: PromptRef) -> None:
+    """Lay out the model's artifacts below `folder`: model/ (safetensors only) and prompt.json."""
+    model = folder / "model"
+    model.mkdir(parents=True)
+    for path in needed_files(Path(source.path)):
+        shutil.copyfile(path, model / path.name)  # copyfile follows the links of the HuggingFace cache
+    (folder / "prompt.json").write_text(json.dumps(prompt_record(source, prompt), indent=2), "utf-8")
+
+
+def prompt_record(source: ModelSource, prompt: PromptRef) -> dict[str, object]:
+    """The frozen prompt as the served model reads it."""
+    return {
+        "name": prompt.name,
+        "version": prompt.version,
+        "template": prompt.template,
+        "turn_format": source.turn_format,
+    }
+
+
+def write_golden(folder: Path, golden: Sequence[Mapping[str, object]]) -> None:
+    """Golden answers: question, answer and greedy token ids, which a loaded model must give again."""
+    (folder / "golden.json").write_text(json.dumps(list(golden), indent=2, ensure_ascii=False), "utf-8")
+
+
+@seam
+def log_model(
+    folder: Path,
+    source: ModelSource,
+    prompt: PromptRef,
+    *,
+    example_question: str,
+    max_new_tokens: int,
+    metrics: Mapping[str, float],
+) -> str:
+    """Log what `stage` and `write_golden` laid out, to the run under way; returns the LoggedModel's id.
+
+    `metrics` are those of the prompt in its experiment, and are linked to the LoggedModel.
+    """
+    import mlflow
+
+    info = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(MODEL_CODE),
+        artifacts={name: str(folder / file) for name, file in ARTIFACTS.items()},
+        signature=_signature(max_new_tokens),
+        input_example={"question": [example_question]},
+        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+        params=_as_text(source.as_params() | {"prompt": str(prompt)}),
+        tags=_as_text(source.as_params() | {"prompt_name": prompt.name, "prompt_version": prompt.version or ""}),
+        prompts=[f"prompts:/{prompt.name}/{prompt.version}"] if prompt.version else None,
+    )
+    mlflow.log_metrics(dict(metrics), model_id=info.model_id)
+    return info.model_id
+
+
+ARTIFACTS = {"model": "model", "prompt": "prompt.json", "golden": "golden.json"}
+
+
+def _as_text(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
+
+
+def _signature(max_new_tokens: int):
+    """Parameters only: the one form that hands every kind of input through untouched (decision 0003)."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ParamSchema, ParamSpec
+
+    return ModelSignature(
+        params=ParamSchema(
+            [
+                ParamSpec("max_new_tokens", "long", max_new_tokens),
+                ParamSpec("temperature", "double", 0.0),
+                ParamSpec("top_p", "double", 1.0),
+                ParamSpec("top_k", "long", 0),
+                ParamSpec("repetition_penalty", "double", 1.0),
+                ParamSpec("seed", "long", -1),
+                ParamSpec("stop", "string", [], shape=(-1,)),
+                ParamSpec("timeout_s", "double", 60.0),
+            ]
+        )
+    )

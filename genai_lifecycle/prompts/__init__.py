@@ -1,0 +1,1 @@
+"""Prompt templates, MLflow's prompt registry, and the comparison of templates."""

@@ -1,0 +1,44 @@
+"""Which prompt goes into the next model version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import NotFound
+from genai_lifecycle.evaluation.report import PROMPTS_FILE
+from genai_lifecycle.prompts import registry
+from genai_lifecycle.prompts.templates import TEMPLATES
+from genai_lifecycle.results import PromptRef
+from genai_lifecycle.tracking import runs
+from genai_lifecycle.tracking.store import Store
+
+
+def prompt_in_production(config: E2EConfig, store: Store) -> PromptRef:
+    """The template with the alias `production`; where the server keeps no prompts, the last experiment's winner.
+
+    When several have the alias (an experiment was killed between its two last calls), it is the one that
+    the last experiment named.
+
+    Raises:
+        NotFound: no experiment has ended yet.
+    """
+    found = registry.in_production(list(TEMPLATES))
+    if len(found) == 1:
+        return found[0]
+    latest = runs.latest_winner(store)
+    named = [prompt for prompt in found if latest and str(prompt) == latest[1]]
+    if named:
+        return named[0]
+    if latest is None or found:
+        raise NotFound("No prompt is in production yet.", hint="Run --mode experiment first.")
+    return _from_artifact(config, *latest)
+
+
+def _from_artifact(config: E2EConfig, run_id: str, winner: str) -> PromptRef:
+    folder = config.staging_dir / "prompts"
+    folder.mkdir(parents=True, exist_ok=True)
+    records = json.loads(Path(runs.download(run_id, PROMPTS_FILE, folder)).read_text("utf-8"))
+    prompts = [PromptRef(item["name"], item["version"], item["template"]) for item in records]
+    return next(prompt for prompt in prompts if str(prompt) == winner)

@@ -1,0 +1,135 @@
+"""Stage `verify` (mode `test`): a fresh process loads the candidate; only a version that passes becomes champion."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import VerificationFailed
+from genai_lifecycle.evaluation.cases import Case, cases_sha256, load_cases
+from genai_lifecycle.results import Check, VerificationReport
+from genai_lifecycle.tracking import model_registry, runs
+from genai_lifecycle.tracking.model_registry import ModelVersion
+from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.verification.checks import all_checks
+
+log = logging.getLogger(__name__)
+
+PROBE = Path(__file__).parent.parent / "verification" / "probe.py"
+PROBE_TIMEOUT_S = 900  # loading and answering with a model of a few hundred million parameters
+RESULT_TAG, RUN_TAG = "lifecycle.test", "lifecycle.test_run"
+
+
+def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
+    """Test the version that has the alias `candidate`, and promote it when every check passes.
+
+    Raises:
+        NotFound: nothing was deployed yet.
+        VerificationFailed: a check failed; no alias moved, and the report is an artifact of the test's run.
+    """
+    candidate = model_registry.candidate(config.registered_model_name)
+    cases = load_cases(config.cases)
+    measured = runs.measured(store, candidate.tags, cases_sha256(cases))
+    config.staging_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=config.staging_dir, prefix="test-") as staging,
+        runs.run("test", "test", tags={"lifecycle.version": candidate.version}) as run_id,
+    ):
+        folder = Path(staging)
+        observed = _observe(folder, candidate, store, cases)
+        checks = (
+            all_checks(observed, cases, measured.get("token_f1")) if observed.get("forms") else [_not_loaded(observed)]
+        )
+        _log_report(folder, candidate, checks, observed)
+    return _decide(candidate, checks, run_id, observed)
+
+
+def _observe(folder: Path, candidate: ModelVersion, store: Store, cases: Sequence[Case]) -> dict[str, Any]:
+    """Run the probe in a process of its own, outside the checkout; {"error": ...} when it could not load."""
+    request, observed = folder / "request.json", folder / "observed.json"
+    (folder / "download").mkdir()
+    request.write_text(
+        json.dumps(
+            {
+                "model_uri": f"models:/{candidate.name}/{candidate.version}",
+                "download_dir": str(folder / "download"),
+                "questions": [case.question for case in cases],
+            }
+        )
+    )
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "MLFLOW_REGISTRY_URI": store.uri}
+    command = [sys.executable, "-I", str(PROBE), str(request), str(observed)]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"no answer within {PROBE_TIMEOUT_S} s"}
+    log.debug("probe: %s", done.stderr)
+    if done.returncode != 0 or not observed.exists():
+        return {"error": (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]}
+    return json.loads(observed.read_text("utf-8"))
+
+
+def _not_loaded(observed: dict[str, Any]) -> Check:
+    return Check("loads in a fresh process", False, str(observed.get("error")))
+
+
+def _log_report(folder: Path, candidate: ModelVersion, checks: Sequence[Check], observed: dict[str, Any]) -> None:
+    report = folder / "report"
+    report.mkdir()
+    passed = sum(check.passed for check in checks)
+    lines = [
+        f"# Test of {candidate.name} version {candidate.version}",
+        "",
+        f"{passed} of {len(checks)} checks passed.",
+        "",
+    ]
+    lines += ["| check | result | detail |", "|---|---|---|"]
+    lines += [f"| {c.name} | {'passed' if c.passed else 'FAILED'} | {c.detail} |" for c in checks]
+    (report / "test_report.md").write_text("\n".join(lines) + "\n", "utf-8")
+    (report / "test_report.json").write_text(json.dumps([asdict(check) for check in checks], indent=2), "utf-8")
+    runs.log_folder(report)
+    latencies = {"load_s": observed["load_s"], "probe_compute_s": observed["compute_s"]} if "load_s" in observed else {}
+    runs.log_results({"version": candidate.version}, {"checks_passed": passed, "checks": len(checks)} | latencies)
+
+
+def _decide(
+    candidate: ModelVersion, checks: Sequence[Check], run_id: str, observed: dict[str, Any]
+) -> VerificationReport:
+    """Move the aliases, or leave them and raise. The result is a tag of the version either way."""
+    failed = [check for check in checks if not check.passed]
+    model_registry.tag_version(
+        candidate.name, candidate.version, {RESULT_TAG: "failed" if failed else "passed", RUN_TAG: run_id}
+    )
+    if failed:
+        raise VerificationFailed(
+            f"Version {candidate.version} failed {len(failed)} of {len(checks)} checks: "
+            + "; ".join(f"{check.name} ({check.detail})" for check in failed[:3])
+            + ".",
+            hint=f"No alias was moved. The whole report is in run {run_id}, test_report.md.",
+        )
+    champion, previous = model_registry.promote(candidate)
+    return VerificationReport(
+        name=candidate.name,
+        version=candidate.version,
+        checks=tuple(checks),
+        champion=champion,
+        previous=previous,
+        compute_s=observed["compute_s"],
+    )

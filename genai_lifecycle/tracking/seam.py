@@ -1,0 +1,92 @@
+"""`seam`: the decorator through which every call to MLflow passes, so that its errors become ours here."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+from genai_lifecycle.errors import LifecycleError, NotFound, StorageFailed, TrackingUnavailable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_STORAGE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG}
+_SQLITE_STORAGE = ("disk is full", "readonly database", "unable to open database", "disk i/o error")
+# A missing alias is INVALID_PARAMETER_VALUE in MLflow 3.17, a missing model RESOURCE_DOES_NOT_EXIST; callers
+# of a look-up that may find nothing ask for NotFound themselves.
+_NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
+
+
+def seam(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors of MLflow, its database and its HTTP client into LifecycleErrors that keep their cause."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except LifecycleError:
+            raise
+        except Exception as exc:
+            if ours := translated(exc):
+                raise ours from exc
+            raise
+
+    return guarded
+
+
+def translated(exc: BaseException) -> LifecycleError | None:
+    """Our error for one of MLflow's, its database's or its HTTP client's; None for anything else."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    chain = list(_causes(exc))
+    for cause in chain:
+        if isinstance(cause, RequestException) or "API request to" in str(cause)[:200]:
+            return _gone()
+        if isinstance(cause, OSError) and cause.errno in _STORAGE_ERRNOS:
+            return storage_failed(cause)
+        if isinstance(cause, sqlite3.Error) and any(word in str(cause).lower() for word in _SQLITE_STORAGE):
+            return StorageFailed(f"The MLflow database cannot be written: {cause}.", hint=_SPACE_HINT)
+        if isinstance(cause, sqlite3.Error) or type(cause).__name__ == "OperationalError":
+            return TrackingUnavailable(
+                f"The MLflow database does not answer: {_first_line(cause)}.",
+                hint="Is another program holding it, or was it moved? Run the same command again.",
+            )
+    if isinstance(exc, MlflowException):
+        kind = NotFound if exc.error_code == _NOT_FOUND else LifecycleError
+        return kind(f"MLflow refused the request: {_first_line(exc)}", hint="See --verbose for the full message.")
+    return None
+
+
+_SPACE_HINT = "Free some space or make the folder writable, or choose another one with --data-dir."
+
+
+def storage_failed(cause: OSError) -> StorageFailed:
+    """For a write that failed for lack of space or permission; names the path when it is known."""
+    where = f" {cause.filename}" if cause.filename else ""
+    return StorageFailed(f"Cannot write{where}: {cause.strerror}.", hint=_SPACE_HINT)
+
+
+def _gone() -> TrackingUnavailable:
+    import mlflow
+
+    return TrackingUnavailable(
+        f"The MLflow server at {mlflow.get_tracking_uri()} stopped answering.",
+        hint="Start it again and run the same command; or leave --tracking-uri out to use SQLite directly.",
+    )
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        # SQLAlchemy keeps the driver's own error in `orig`.
+        if isinstance(orig := getattr(exc, "orig", None), BaseException):
+            yield orig
+        exc = exc.__cause__ or exc.__context__
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().splitlines()[0][:300] if str(exc).strip() else type(exc).__name__

@@ -1,0 +1,1 @@
+"""What is frozen into the MLflow artifact. Imports none of our other packages."""
