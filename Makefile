@@ -1,0 +1,43 @@
+# People and CI use the same targets. `make all` on a fresh machine does everything, in this checkout only.
+PYTHON ?= python3
+BIN := .venv/bin
+# Nothing is written outside the checkout, pip's cache included.
+export PIP_NO_CACHE_DIR := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: all install test serve ui check fix bench clean
+
+all: install  ## install, then the whole life: experiment, deploy, test
+	$(BIN)/python e2e_mlflow.py --mode all
+
+install: .venv/.installed  ## make .venv and install the pinned requirements
+
+.venv/.installed: requirements.txt requirements-dev.txt genai_server/requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+test: install  ## every test, with real parts
+	$(BIN)/python -m pytest
+
+serve: install  ## the champion over HTTP, Swagger at http://127.0.0.1:5001/docs
+	$(BIN)/python e2e_mlflow.py --mode serve --start
+
+ui: install  ## MLflow's UI over the store, until Ctrl-C
+	$(BIN)/python e2e_mlflow.py --mode ui
+
+check: install  ## what a commit must pass: lint, format, import borders
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q tests/system/test_import_borders.py
+
+fix: install  ## repair what can be repaired by a program
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## measure; prints tables
+	$(BIN)/python benchmarks/lifecycle.py
+
+clean:  ## remove scratch files; runs, prompts and versions stay
+	rm -rf local_staging local_mlflow_logs .pytest_cache .ruff_cache

@@ -1,0 +1,78 @@
+"""Isolates every test: a home of its own, no network address from the outside, folders below tmp_path."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `import tiny_model`; the test folders are no packages
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path_factory, monkeypatch) -> None:
+    """No test reads the user's home, HuggingFace cache or MLflow settings, nor writes to them."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared(tmp_path_factory) -> None:
+    """Quiet libraries and short time-outs, as the command line sets them before the first MLflow import."""
+    from genai_lifecycle.tracking.environment import prepare
+
+    prepare(tmp_path_factory.mktemp("staging"))
+
+
+@pytest.fixture
+def make_config(tmp_path) -> Callable:
+    """An E2EConfig whose every folder is below tmp_path; arguments override."""
+    from genai_lifecycle.config import E2EConfig
+
+    def make(**given):
+        return E2EConfig(**{**folders(tmp_path), "cases": make_cases(tmp_path / "cases.jsonl")} | given)
+
+    return make
+
+
+def folders(base: Path) -> dict[str, object]:
+    """Settings that keep everything below `base`."""
+    return {
+        "backend_store_uri": f"sqlite:///{base / 'db' / 'mlflow.db'}",
+        "data_dir": str(base / "artifacts"),
+        "staging_dir": base / "staging",
+        "log_dir": base / "logs",
+    }
+
+
+def make_cases(path: Path) -> Path:
+    path.write_text(
+        '{"question": "What is overfitting?", "reference": "Overfitting is learning the training data too closely."}\n'
+        '{"question": "What is MLflow?", "reference": "MLflow is an open platform for the machine learning life."}\n'
+        '{"question": "Who won the match?", "reference": "I don\'t know about that."}\n',
+        "utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory) -> Path:
+    """Folder of a real GPT-2 with one layer and random weights; read only."""
+    from tiny_model import make_gpt2
+
+    return make_gpt2(tmp_path_factory.mktemp("models") / "tiny-gpt2")
+
+
+@pytest.fixture
+def store(make_config):
+    """An opened SQLite store of its own."""
+    from genai_lifecycle.tracking.store import open_store
+
+    return open_store(make_config(tracking_uri=make_config().backend_store_uri))

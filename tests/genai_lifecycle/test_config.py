@@ -1,0 +1,51 @@
+"""Settings: precedence, and one clear sentence for each value that is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import ConfigError
+
+
+def test_flags_beat_environment_and_environment_beats_defaults():
+    env = {"MLFLOW_TRACKING_URI": "http://from-env:1", "MLFLOW_EXPERIMENT_NAME": "from-env"}
+    config = E2EConfig.from_env({"tracking_uri": "http://from-flag:1"}, env)
+    assert config.tracking_uri == "http://from-flag:1"
+    assert config.experiment_name == "from-env"
+    assert config.registered_model_name == "langchain-e2e-model"
+
+
+def test_an_empty_variable_counts_as_not_set():
+    assert E2EConfig.from_env({}, {"MLFLOW_TRACKING_URI": ""}).tracking_uri is None
+
+
+def test_the_constants_that_users_know():
+    config = E2EConfig()
+    assert config.backend_store_uri.endswith("/local_mlflow_backend/mlflow.db")
+    assert config.registered_model_name == "langchain-e2e-model"
+    assert config.cases.name == "cases.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"registered_model_name": "a/b"}, "registered_model_name 'a/b'"),
+        ({"registered_model_name": ""}, "registered_model_name ''"),
+        ({"registered_model_name": "модель"}, "not allowed"),
+        ({"experiment_name": "x:y"}, "experiment_name 'x:y'"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": 5000}, "max_new_tokens is 5000"),
+        ({"seed": -1}, "seed is -1"),
+        ({"port": 70000}, "port is 70000"),
+        ({"turn_format": "chat"}, "turn_format is 'chat'"),
+        ({"tracking_uri": "localhost:5000"}, "tracking_uri is 'localhost:5000'"),
+        ({"backend_store_uri": "mlruns"}, "backend_store_uri is 'mlruns'"),
+        ({"data_dir": "ftp://x"}, "data_dir is 'ftp://x'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_next_step(given, said):
+    with pytest.raises(ConfigError) as caught:
+        E2EConfig(**given)
+    assert said in str(caught.value)
+    assert caught.value.hint

@@ -1,0 +1,120 @@
+"""Choosing and opening the store: a named server, something else on the port, folders that cannot be written."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import sqlite3
+import threading
+import time
+
+import pytest
+
+from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailable
+from genai_lifecycle.tracking import store as store_module
+from genai_lifecycle.tracking.store import check_writable, choose, open_store, probe, without_password
+
+
+@pytest.fixture
+def other_server():
+    """A web server that is not MLflow."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def silent_port():
+    """A socket that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def test_probe_tells_nothing_from_something_else(other_server):
+    assert probe(other_server) == "other"
+    assert probe(f"http://127.0.0.1:{free_port()}") == "nothing"
+
+
+def test_probe_of_a_silent_port_ends_in_seconds(silent_port):
+    started = time.monotonic()
+    assert probe(silent_port) == "other"
+    assert time.monotonic() - started < 8
+
+
+def test_a_named_server_is_a_promise(make_config, other_server):
+    with pytest.raises(TrackingUnavailable, match="No MLflow server answers"):
+        choose(make_config(tracking_uri=f"http://127.0.0.1:{free_port()}"))
+    with pytest.raises(TrackingUnavailable, match="not an MLflow server"):
+        choose(make_config(tracking_uri=other_server))
+
+
+def test_without_a_server_the_database_is_used_directly(make_config, monkeypatch, other_server):
+    monkeypatch.setattr(store_module, "LOCAL_SERVER_PORT", free_port())
+    uri, kind, description = choose(make_config())
+    assert (kind, uri.startswith("sqlite:///")) == ("direct", True)
+    assert "no server on port" in description
+    monkeypatch.setattr(store_module, "LOCAL_SERVER_PORT", int(other_server.rpartition(":")[2]))
+    assert "is not MLflow" in choose(make_config())[2]
+
+
+def test_opening_twice_finds_the_same_experiment(make_config):
+    config = make_config(tracking_uri=make_config().backend_store_uri)
+    first, second = open_store(config), open_store(config)
+    assert first == second
+    assert first.artifact_root == f"{config.data_dir}/{config.experiment_name}"
+
+
+def test_another_data_dir_for_the_same_experiment_is_refused(make_config, store, tmp_path):
+    config = make_config(tracking_uri=make_config().backend_store_uri, data_dir=str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigError, match="keeps its artifacts in"):
+        open_store(config)
+
+
+def test_an_experiment_in_the_trash_is_restored(make_config, store):
+    import mlflow
+
+    mlflow.delete_experiment(store.experiment_id)
+    assert open_store(make_config(tracking_uri=store.uri)).experiment_id == store.experiment_id
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageFailed, match="Cannot write"):
+        check_writable(tmp_path / "file" / "below")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_told(tmp_path):
+    import subprocess
+
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False).returncode:
+        pytest.skip("this machine does not let a test mount a file system")
+    try:
+        with pytest.raises(StorageFailed, match="MB are free|No space"):
+            check_writable(tmp_path / "data")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_database_that_is_no_database(make_config, tmp_path):
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "mlflow.db").write_text("this is no SQLite file, but long enough to be taken for one" * 50)
+    with pytest.raises(TrackingUnavailable, match="database"):
+        open_store(make_config(tracking_uri=make_config().backend_store_uri))
+
+
+def test_passwords_are_stars():
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert without_password("sqlite:////a/b") == "sqlite:////a/b"
+
+
+def test_the_database_is_a_real_sqlite_file(store):
+    with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as connection:
+        assert connection.execute("select count(*) from experiments").fetchone()[0] >= 1

@@ -1,0 +1,80 @@
+"""Who may import whom: the three packages travel apart, stages don't know each other, the seams are few."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+FORBIDDEN = {
+    "genai_server": {"genai_lifecycle", "served_model", "bundled_model"},
+    "served_model": {"genai_lifecycle", "genai_server", "bundled_model"},
+    "genai_lifecycle": {"genai_server", "bundled_model"},
+}
+# Only these modules of the orchestrator may touch MLflow.
+MLFLOW_SEAMS = {"tracking", "prompts/registry.py", "packaging.py", "evaluation/judges.py", "verification/probe.py"}
+HEAVY = {"mlflow", "torch", "transformers", "scipy", "matplotlib", "pandas", "numpy", "langchain_core"}
+# Imported by nothing that `--help` reaches.
+MAY_IMPORT_HEAVY_AT_TOP = {"generation.py", "verification/probe.py"}
+
+
+def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Dotted names imported in a file, anywhere or at its top level only."""
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def packages(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def files_of(package: str) -> list[Path]:
+    found = sorted((REPO / package).rglob("*.py"))
+    assert found, f"{package} has no files; is the path right?"
+    return found
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_package_ships_alone(package):
+    for path in files_of(package):
+        assert not packages(imported(path)) & FORBIDDEN[package], path
+
+
+def test_only_the_generation_module_imports_the_served_model():
+    users = [path.name for path in files_of("genai_lifecycle") if "served_model" in packages(imported(path))]
+    assert users == ["generation.py"]
+
+
+def test_a_stage_never_imports_a_stage():
+    for path in files_of("genai_lifecycle/stages"):
+        assert not [name for name in imported(path) if name.startswith("genai_lifecycle.stages")], path
+
+
+@pytest.mark.parametrize("library", ["mlflow", "boto3"])
+def test_only_the_seams_touch_the_outside(library):
+    for path in files_of("genai_lifecycle"):
+        place = path.relative_to(REPO / "genai_lifecycle").as_posix()
+        allowed = library == "mlflow" and any(place == seam or place.startswith(f"{seam}/") for seam in MLFLOW_SEAMS)
+        assert allowed or library not in packages(imported(path)), path
+
+
+def test_nothing_heavy_is_imported_at_the_top_level():
+    for path in files_of("genai_lifecycle"):
+        place = path.relative_to(REPO / "genai_lifecycle").as_posix()
+        if place not in MAY_IMPORT_HEAVY_AT_TOP:
+            assert not packages(imported(path, top_level_only=True)) & HEAVY, path
+
+
+def test_the_probe_imports_nothing_of_ours():
+    probe = REPO / "genai_lifecycle" / "verification" / "probe.py"
+    assert packages(imported(probe)) == {"json", "os", "sys", "time", "mlflow", "pandas"}
