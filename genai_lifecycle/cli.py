@@ -94,7 +94,7 @@ def _serve(config: E2EConfig) -> None:
     if config.start:
         from genai_lifecycle.stages.serve import run_server
 
-        run_server(config, lifecycle.store, tell=print)
+        run_server(config, lifecycle.store, tell=_tell)
 
 
 def _server_config(config: E2EConfig) -> None:
@@ -106,7 +106,7 @@ def _server_config(config: E2EConfig) -> None:
 def _ui(config: E2EConfig) -> None:
     from genai_lifecycle.tracking.ui import run_ui
 
-    run_ui(config, tell=print)
+    run_ui(config, tell=_tell)
 
 
 def _all(config: E2EConfig) -> None:
@@ -154,6 +154,11 @@ def _opened(config: E2EConfig, *, needs_model: bool = True):
 
 
 # --- printing -------------------------------------------------------------------------------------
+
+
+def _tell(text: str) -> None:
+    """A line that is seen at once, also through a pipe."""
+    print(text, flush=True)
 
 
 def _print_experiment(result) -> None:

@@ -11,7 +11,8 @@ LifecycleError                exit 1
  |- CasesInvalid              exit 9   the case file is missing, empty or malformed
  |- PortTaken                 exit 10  another program listens where ours should
  |- StorageFailed             exit 11  the artifact root cannot be written
- `- Busy                      exit 12  another run works on the same data directory
+ |- Busy                      exit 12  another run works on the same data directory
+ `- ServerFailed              exit 13  a server that we started did not become ready, or crashed again and again
 
 Ctrl-C ends with 130, as a shell expects.
 """
@@ -94,3 +95,9 @@ class Busy(LifecycleError):
     """Another run holds the lock of the data directory."""
 
     exit_code = 12
+
+
+class ServerFailed(LifecycleError):
+    """A server that we started did not become ready, ended by itself, or crashed again and again."""
+
+    exit_code = 13

@@ -20,6 +20,7 @@ from genai_lifecycle.evaluation.cases import Case
 from served_model.huggingface_model import Answer, Sampling, TextModel, to_langchain_template
 
 BATCH = 32  # cases that go through the chain together
+TIMEOUT_S = 3600.0  # nobody waits at the other end: a slow machine takes longer, and its answers stay whole
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,7 @@ def answer_cases(text_model: TextModel, template: str, cases: Sequence[Case], ma
         template: stored form, `{{question}}` being its variable.
         cases: at most `BATCH`, all answered together.
     """
-    chain = to_langchain_template(template) | CausalLM(
-        text_model=text_model, sampling=Sampling(max_new_tokens=max_new_tokens)
-    )
+    chain = to_langchain_template(template) | CausalLM(text_model=text_model, sampling=_greedy(max_new_tokens))
     times = _StepTimes()
     chain.batch([{"question": case.question} for case in cases], config={"callbacks": [times]})
     rendered = [times.rendered[row] for row in times.rows]
@@ -115,8 +114,7 @@ def answer_cases(text_model: TextModel, template: str, cases: Sequence[Case], ma
 def _reference_log_likelihoods(text_model: TextModel, prompts: Sequence[str], cases: Sequence[Case]) -> list[Timed]:
     start_ns = time.time_ns()
     references = [text_model.encode_answer(case.reference, prompt) for case, prompt in zip(cases, prompts, strict=True)]
-    longest = max(map(len, references))
-    encoded = [text_model.encode(prompt, (), longest) for prompt in prompts]
+    encoded = [text_model.encode(text, (), len(ids)) for text, ids in zip(prompts, references, strict=True)]
     values = text_model.log_likelihoods(encoded, references)
     return [Timed(value, start_ns, time.time_ns()) for value in values]
 
@@ -130,7 +128,11 @@ def compute_seconds(answers: Sequence[CaseAnswer]) -> float:
 
 def greedy_answers(text_model: TextModel, template: str, questions: Sequence[str], max_new_tokens: int) -> list[Answer]:
     """Greedy answers, each question in a batch of its own: what a single caller gets."""
-    sampling = Sampling(max_new_tokens=max_new_tokens)
+    sampling = _greedy(max_new_tokens)
     render = to_langchain_template(template)
     prompts = [text_model.encode(render.format(question=item), (), max_new_tokens) for item in questions]
     return [text_model.complete([prompt], sampling)[0] for prompt in prompts]
+
+
+def _greedy(max_new_tokens: int) -> Sampling:
+    return Sampling(max_new_tokens=max_new_tokens, timeout_s=TIMEOUT_S)

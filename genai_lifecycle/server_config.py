@@ -10,14 +10,21 @@ from genai_lifecycle.tracking.store import without_password
 
 
 def server_command(config: E2EConfig, host: str = "127.0.0.1") -> list[str]:
-    """The `mlflow server` command for the backend store and artifact root of `config`."""
+    """The `mlflow server` command for the backend store and artifact root of `config`.
+
+    Artifacts go through the server, so their addresses stay valid when the folder moves.
+    """
+    return [*base_command(config, host), "--artifacts-destination", str(Path(config.data_dir).resolve())]
+
+
+def base_command(config: E2EConfig, host: str) -> list[str]:
+    """The part that says where to listen and which database to use."""
     return [
         "mlflow", "server",
         "--host", host,
         "--port", str(config.port or LOCAL_SERVER_PORT),
         "--workers", "1",
         "--backend-store-uri", config.backend_store_uri,
-        "--artifacts-destination", str(Path(config.data_dir).resolve()),
     ]  # fmt: skip
 
 

@@ -18,7 +18,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 MAX_BATCH = 32  # rows generated at once; more rows are answered batch after batch, in the caller's order
 PLAIN, DIALOGUE = "plain", "dialogue"  # turn formats: a text to continue, or DialoGPT's joined turns
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON's escapes can name one; no tokenizer takes it
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 
 
@@ -46,7 +48,7 @@ class Sampling:
     repetition_penalty: float = 1.0  # above 1 makes a token less likely once it has been used
     seed: int = -1  # -1 = another draw on every call; without effect at temperature 0
     stop: tuple[str, ...] = ()  # the answer ends before the first of these strings
-    timeout_s: float = 60.0  # the answer so far is returned with finish_reason "timeout"
+    timeout_s: float = 60.0  # for the whole call; the answer so far is returned with finish_reason "timeout"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(str(text) for text in self.stop))
@@ -126,8 +128,8 @@ def _turns_of_item(item: Any) -> list[Turn]:
 def _history_of(value: Any) -> tuple[str, ...]:
     if hasattr(value, "tolist"):
         value = value.tolist()
-    # pandas fills the history of rows that have none with NaN
-    if value is None or value != value:
+    # pandas fills the history of rows that have none with NaN or NA
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return ()
     if not isinstance(value, list | tuple):
         raise _bad_input("history must be a list of texts: question, answer, question, answer, ...")
@@ -139,6 +141,8 @@ def _checked_text(value: Any, name: str) -> str:
         raise _bad_input(f"A {name} must be a text, not {type(value).__name__}.")
     if not value.strip():
         raise _bad_input(f"A {name} is empty; write some text.")
+    if _HALF_CHARACTER.search(value):
+        raise _bad_input(f"A {name} holds half of a character (a lone surrogate); send whole characters.")
     return value
 
 
@@ -190,14 +194,21 @@ class TorchEngine:
     def load(cls, folder: Path) -> TorchEngine:
         """Load safetensors weights from a folder; never from the network, never from a pickle."""
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
         model = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         ).eval()
         eos = model.generation_config.eos_token_id
         eos = model.config.eos_token_id if eos is None else eos
-        return cls(model, frozenset(eos if isinstance(eos, list) else [eos]))
+        # transformers fills what a call leaves open from here: a checkpoint's own beams or limits would leak in.
+        model.generation_config = GenerationConfig()
+        return cls(model, frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]))
+
+    @property
+    def pad_id(self) -> int:
+        """What rows are filled up with; always masked."""
+        return min(self.eos_ids, default=0)
 
     @property
     def window(self) -> int:
@@ -221,7 +232,7 @@ class TorchEngine:
         import torch
 
         watch = _Watch(self.eos_ids, sampling, len(prompts), ends_text, on_token)
-        with self._lock, torch.inference_mode(), torch.random.fork_rng(enabled=sampling.temperature > 0):
+        with self._lock, torch.inference_mode(), torch.random.fork_rng(devices=[], enabled=sampling.temperature > 0):
             if sampling.temperature > 0:
                 torch.manual_seed(sampling.seed) if sampling.seed >= 0 else torch.seed()
             input_ids, mask = self._padded(prompts, left=True)
@@ -229,6 +240,7 @@ class TorchEngine:
                 input_ids,
                 attention_mask=mask,
                 generation_config=self._generation_config(sampling),
+                logits_processor=self._repetition_penalty(sampling, mask),
                 stopping_criteria=[watch.after_step(input_ids.shape[1])],
             )
         return watch.results()
@@ -252,7 +264,7 @@ class TorchEngine:
         import torch
 
         longest = max(map(len, rows))
-        input_ids = torch.full((len(rows), longest), min(self.eos_ids), dtype=torch.long)
+        input_ids = torch.full((len(rows), longest), self.pad_id, dtype=torch.long)
         mask = torch.zeros_like(input_ids)
         for i, row in enumerate(rows):
             place = slice(longest - len(row), None) if left else slice(0, len(row))
@@ -265,9 +277,8 @@ class TorchEngine:
 
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=sorted(self.eos_ids),
-            pad_token_id=min(self.eos_ids),
-            repetition_penalty=sampling.repetition_penalty,
+            eos_token_id=sorted(self.eos_ids) or None,
+            pad_token_id=self.pad_id,
             do_sample=sampling.temperature > 0,
         )
         if sampling.temperature > 0:
@@ -277,6 +288,15 @@ class TorchEngine:
                 sampling.top_k,
             )
         return config
+
+    @staticmethod
+    def _repetition_penalty(sampling: Sampling, mask: Any) -> list[Any]:
+        """transformers' own, told where the padding ends: else a short row would be penalised for padding."""
+        from transformers import RepetitionPenaltyLogitsProcessor
+
+        if sampling.repetition_penalty == 1:
+            return []
+        return [RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty), (1 - mask).sum(1))]
 
 
 class _Watch:
@@ -375,6 +395,7 @@ class TextModel:
     def encode(self, text: str, history: Sequence[str] = (), max_new_tokens: int = 96) -> Prompt:
         """Token ids of a rendered prompt, cut at the left where it would not fit into the window.
 
+        `max_new_tokens` positions are kept free for the answer, but never more than half of the window.
         With a history, or in the dialogue format, every turn is followed by the end-of-text token, as
         DialoGPT was trained (Zhang et al. 2020, section 3).
         """
@@ -382,7 +403,7 @@ class TextModel:
             ids = [token for turn in (*history, text) for token in self._turn_ids(turn)]
         else:
             ids = self._ids(text)
-        room = max(1, self.engine.window - max_new_tokens)
+        room = max(self.engine.window - max_new_tokens, self.engine.window // 2)
         if len(ids) <= room:
             return Prompt(ids)
         return Prompt(ids[-room:], (f"The prompt has {len(ids)} tokens; the first {len(ids) - room} were cut off.",))
@@ -393,14 +414,13 @@ class TextModel:
         return self._ids(answer if follows_turn else f" {answer}")
 
     def complete(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Answer]:
-        """Answers in the order of the prompts; rows of like length share a batch so that little is padded."""
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
+        """Answers in the order of the prompts; `sampling.timeout_s` is for all of them together."""
+        started = time.monotonic()
         answers: dict[int, Answer] = {}
-        for start in range(0, len(order), MAX_BATCH):
-            chunk = order[start : start + MAX_BATCH]
-            done = self.engine.generate(
-                [prompts[i].token_ids for i in chunk], self._fitted(sampling), self._stop_check(sampling)
-            )
+        for chunk in self._batches(prompts, sampling):
+            rows = [prompts[i].token_ids for i in chunk]
+            fitted = self._fitted(sampling, rows, time.monotonic() - started)
+            done = self.engine.generate(rows, fitted, self._stop_check(sampling))
             answers |= {i: self._answer(prompts[i], out, sampling) for i, out in zip(chunk, done, strict=True)}
         return [answers[i] for i in range(len(prompts))]
 
@@ -434,12 +454,27 @@ class TextModel:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _turn_ids(self, turn: str) -> list[int]:
+        if not self.engine.eos_ids:
+            raise _bad_input("The model has no end-of-text token, which joins the turns of a dialogue.")
         return [*self._ids(turn), min(self.engine.eos_ids)]
 
-    def _fitted(self, sampling: Sampling) -> Sampling:
-        """A model with a short window gets no more new tokens than it has positions."""
-        most = self.engine.window - 1
-        return sampling if sampling.max_new_tokens <= most else Sampling(**{**asdict(sampling), "max_new_tokens": most})
+    def _batches(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[list[int]]:
+        """Indices of the prompts that are answered together: of like length, so that little is padded.
+
+        Where the window ends an answer early, only prompts of one length share a batch: no row then gets
+        fewer tokens than it would get alone.
+        """
+        free = self.engine.window - sampling.max_new_tokens  # a prompt up to this length leaves room for all of them
+        lengths = [len(prompt.token_ids) for prompt in prompts]
+        for _, like in groupby(sorted(range(len(prompts)), key=lengths.__getitem__), lambda i: max(free, lengths[i])):
+            group = list(like)
+            yield from (group[start : start + MAX_BATCH] for start in range(0, len(group), MAX_BATCH))
+
+    def _fitted(self, sampling: Sampling, rows: Sequence[Sequence[int]], used_s: float = 0.0) -> Sampling:
+        """No more new tokens than the window has left after the longest row, no more time than the call has left."""
+        most = self.engine.window - max(map(len, rows))
+        left_s = max(sampling.timeout_s - used_s, 1e-3)
+        return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, most), timeout_s=left_s)
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -467,7 +502,8 @@ class TextModel:
             return open_.is_set()
 
         try:
-            out = self.engine.generate([prompt.token_ids], self._fitted(sampling), self._stop_check(sampling), on_token)
+            row = [prompt.token_ids]
+            out = self.engine.generate(row, self._fitted(sampling, row), self._stop_check(sampling), on_token)
             events.put(out[0])
         except Exception as exc:  # noqa: BLE001 - handed to the caller's thread, which raises it
             events.put(exc)
@@ -509,12 +545,14 @@ def _cut_at_stop(text: str, stop: Sequence[str]) -> str:
 class HuggingFaceModelWrapper(mlflow.pyfunc.PythonModel):
     """A HuggingFace causal LM with its prompt, as an MLflow PyFunc.
 
-    Artifacts: `model` (a folder in HuggingFace format, safetensors only) and `prompt` (a JSON file: name,
-    version, template, turn_format). `predict` is safe to call from several threads.
+    Artifacts: `model` (a folder in HuggingFace format, safetensors only), `prompt` (a JSON file: name,
+    version, template, turn_format) and, perhaps, `golden` (questions with the answers recorded at deploy). `predict` is safe to call from several threads.
     """
 
     def load_context(self, context: Any) -> None:
         self.prompt = json.loads(Path(context.artifacts["prompt"]).read_text("utf-8"))
+        golden = context.artifacts.get("golden")
+        self.golden = json.loads(Path(golden).read_text("utf-8")) if golden else []  # for a server to replay
         self._use_threads()
         self.text_model = TextModel.load(context.artifacts["model"], self.prompt["turn_format"])
         self._template = to_langchain_template(self.prompt["template"])

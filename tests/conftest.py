@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `import tiny_model`; the test folders are no packages
+
+# Two workers on two cores: more threads for each would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -52,6 +57,11 @@ def folders(base: Path) -> dict[str, object]:
     }
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
 def make_cases(path: Path) -> Path:
     path.write_text(
         '{"question": "What is overfitting?", "reference": "Overfitting is learning the training data too closely."}\n'
@@ -76,3 +86,33 @@ def store(make_config):
     from genai_lifecycle.tracking.store import open_store
 
     return open_store(make_config(tracking_uri=make_config().backend_store_uri))
+
+
+def saved_model(folder: Path, weights: Path) -> Path:
+    """A served model as a folder, laid out and saved by the packaging module's own parts."""
+    import mlflow
+
+    from genai_lifecycle import packaging
+    from genai_lifecycle.generation import greedy_answers, load_text_model
+    from genai_lifecycle.model_source import ModelSource
+    from genai_lifecycle.results import PromptRef
+
+    source = ModelSource("tiny", "folder", str(weights), None, "plain", "0" * 64)
+    prompt = PromptRef("qa-simple", 3, "Question: {{question}}\nAnswer:")
+    packaging.stage(folder / "staged", source, prompt)
+    answer = greedy_answers(load_text_model(str(weights), "plain"), prompt.template, ["What is MLflow?"], 8)[0]
+    golden = {
+        "question": "What is MLflow?",
+        "answer": answer.answer,
+        "token_ids": answer.token_ids,
+        "max_new_tokens": 8,
+    }
+    packaging.write_golden(folder / "staged", [golden])
+    mlflow.pyfunc.save_model(
+        folder / "saved",
+        python_model=str(packaging.MODEL_CODE),
+        artifacts={name: str(folder / "staged" / file) for name, file in packaging.ARTIFACTS.items()},
+        signature=packaging._signature(96),
+        pip_requirements=["mlflow"],
+    )
+    return folder / "saved"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 SENTENCES = [
@@ -10,6 +11,9 @@ SENTENCES = [
     "Question: What is MLflow? Answer: MLflow is an open platform for the machine learning life cycle.",
     "You are a teacher. Explain in simple words to a student. You are an expert in AI and machine learning.",
 ]
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"  # a commit as the Hub writes one
 
 
 def make_gpt2(folder: Path, *, seed: int = 0, positions: int = 256) -> Path:
@@ -60,3 +64,37 @@ def make_pickled(folder: Path) -> Path:
     torch.save(weights, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     return folder
+
+
+def make_taught_gpt2(folder: Path, lessons: dict[str, str], *, positions: int = 256) -> Path:
+    """The same GPT-2, taught to continue each prompt of `lessons` with its text and then to end (half a second)."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    make_gpt2(folder, positions=positions)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()  # no dropout: the same weights every time
+    rows = [[*tokenizer(prompt + text)["input_ids"], 0] for prompt, text in lessons.items()]
+    labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, -100)
+    steps = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        logits = model(labels.clamp(min=0)).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:])
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+    model.save_pretrained(folder)
+    return folder
+
+
+def lay_out_as_hub(cache, name: str, folder) -> None:
+    """models--org--name/{refs/main, snapshots/<commit>/file -> ../../blobs/<hash>}, as huggingface_hub writes it."""
+    repo = cache / f"models--{name.replace('/', '--')}"
+    snapshot = repo / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(COMMIT)
+    (repo / "blobs").mkdir()
+    for number, path in enumerate(folder.iterdir()):
+        shutil.copy(path, repo / "blobs" / f"blob{number}")
+        (snapshot / path.name).symlink_to(f"../../blobs/blob{number}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from genai_lifecycle.errors import CasesInvalid
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON's escapes can name one; UTF-8 cannot hold it
 _HINT = 'Each line is {"question": "...", "reference": "..."}, for example as in bundled_model/corpus/cases.jsonl.'
 
 
@@ -28,12 +30,12 @@ def load_cases(path: Path) -> list[Case]:
         CasesInvalid: the file is missing, unreadable, empty or malformed; the message has the line's number.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except OSError as exc:
         raise CasesInvalid(f"The case file {path} cannot be read: {exc.strerror}.", hint=_HINT) from exc
     except UnicodeDecodeError as exc:
         raise CasesInvalid(f"The case file {path} is not UTF-8 text (byte {exc.start}).", hint=_HINT) from exc
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise CasesInvalid(f"The case file {path} is empty.", hint=_HINT)
     return [_case(path, number, line) for number, line in lines]
@@ -47,9 +49,13 @@ def _case(path: Path, number: int, line: str) -> Case:
     if not isinstance(item, dict):
         raise CasesInvalid(f"{path}, line {number}: not an object.", hint=_HINT)
     for name in ("question", "reference"):
-        if not isinstance(item.get(name), str) or not item[name].strip():
+        if not _is_text(item.get(name)):
             raise CasesInvalid(f"{path}, line {number}: {name!r} is missing or not a text.", hint=_HINT)
     return Case(item["question"], item["reference"])
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and not _HALF_CHARACTER.search(value)
 
 
 def cases_sha256(cases: Sequence[Case]) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genai_lifecycle.evaluation.cases import Case
-from genai_lifecycle.tracking.seam import seam
 
 log = logging.getLogger(__name__)
+
+REPLY_TIMEOUT_S = 60.0  # MLflow alone would ask a judge that is gone again and again for three minutes
 
 
 @dataclass(frozen=True)
@@ -40,30 +43,53 @@ def _skipped(why: str) -> Judged:
     return Judged(f"skipped: {why}")
 
 
-@seam
 def _ask(model: str, answers: Sequence[tuple[Case, str]]) -> Judged:
-    from mlflow.exceptions import MlflowException
     from mlflow.genai.scorers import Correctness, RelevanceToQuery
 
     said: dict[str, list[bool]] = {"judge_correctness": [], "judge_relevance": []}
     try:
         for case, answer in answers:
-            question = {"question": case.question}
-            correct = Correctness(model=model)(
-                inputs=question, outputs=answer, expectations={"expected_response": case.reference}
-            )
-            relevant = RelevanceToQuery(model=model)(inputs=question, outputs=answer)
-            said["judge_correctness"].append(_is_yes(correct))
-            said["judge_relevance"].append(_is_yes(relevant))
-    except MlflowException as exc:
+            asked = {"inputs": {"question": case.question}, "outputs": answer}
+            expected = {"expectations": {"expected_response": case.reference}}
+            said["judge_correctness"].append(_says_yes(Correctness, model, asked | expected))
+            said["judge_relevance"].append(_says_yes(RelevanceToQuery, model, asked))
+    except _NoVerdict as exc:
         # The judge is an opinion beside the scores: without it the experiment is still whole, and says so.
-        reason = str(exc).strip().splitlines()[0][:200]
-        log.warning("The judge %s failed after %d answers: %s", model, len(said["judge_relevance"]), reason)
-        return Judged(f"failed after {len(said['judge_relevance'])} of {len(answers)} answers: {reason}")
+        judged = len(said["judge_relevance"])
+        log.warning("The judge %s failed after %d of %d answers: %s", model, judged, len(answers), exc)
+        return Judged(f"failed after {judged} of {len(answers)} answers: {exc}")
     metrics = {name: sum(values) / len(values) for name, values in said.items()}
     summary = ", ".join(f"{name.removeprefix('judge_')} {value:.2f}" for name, value in metrics.items())
     return Judged(f"{model}: {summary} over {len(answers)} answers", metrics)
 
 
-def _is_yes(feedback) -> bool:
-    return str(feedback.value).lower() in ("yes", "true")
+class _NoVerdict(Exception):
+    """The judge gave no answer, or one that is neither yes nor no."""
+
+
+def _says_yes(scorer: Callable, model: str, asked: Mapping[str, object]) -> bool:
+    """One question to the judge, in a thread of its own: MLflow's retries cannot be shortened."""
+    replies: queue.Queue = queue.Queue()
+
+    def work() -> None:
+        try:
+            replies.put(scorer(model=model)(**asked).value)
+        except Exception as exc:  # noqa: BLE001 - handed on below; a judge's odd answer is a KeyError, a TypeError, ...
+            replies.put(exc)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        reply = replies.get(timeout=REPLY_TIMEOUT_S)
+    except queue.Empty:
+        raise _NoVerdict(f"no answer within {REPLY_TIMEOUT_S:.0f} s") from None
+    if str(reply).lower() in ("yes", "true", "no", "false"):
+        return str(reply).lower() in ("yes", "true")
+    raise _NoVerdict(_described(reply)) from (reply if isinstance(reply, Exception) else None)
+
+
+def _described(reply: object) -> str:
+    """In one line; the bare message of a KeyError would say too little."""
+    if isinstance(reply, Exception):
+        lines = str(reply).strip().splitlines() or [""]
+        return f"{type(reply).__name__}: {lines[0]}"[:200]
+    return f"it said {reply!r} instead of yes or no"[:200]

@@ -45,7 +45,8 @@ def markdown(result: ExperimentResult, rows: Sequence[Mapping[str, object]]) -> 
     lines += [f"Judge: {result.judge}", "", f"## What {result.winner} answered", ""]
     winners = [row for row in rows if row["prompt"] == result.winner.name][:EXAMPLES]
     for row in winners:
-        lines += [f"- **{row['question']}** {row['answer']} *(token F1 {row['token_f1']})*"]
+        said = f"- **{row['question']}** {row['answer']} *(token F1 {row['token_f1']})*"
+        lines += [" ".join(said.split())]  # an answer of several lines stays one item of the list
     return "\n".join(lines) + "\n"
 
 

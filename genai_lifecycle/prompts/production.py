@@ -31,12 +31,14 @@ def prompt_in_production(config: E2EConfig, store: Store) -> PromptRef:
     named = [prompt for prompt in found if latest and str(prompt) == latest[1]]
     if named:
         return named[0]
-    if latest is None or found:
+    kept = _from_artifact(config, *latest) if latest and not found else None
+    if kept is None or kept.version is not None:  # with a version there is a registry, and nothing in production
         raise NotFound("No prompt is in production yet.", hint="Run --mode experiment first.")
-    return _from_artifact(config, *latest)
+    return kept
 
 
 def _from_artifact(config: E2EConfig, run_id: str, winner: str) -> PromptRef:
+    """The winner as an experiment's artifact has it; its version is None where there was no registry."""
     folder = config.staging_dir / "prompts"
     folder.mkdir(parents=True, exist_ok=True)
     records = json.loads(Path(runs.download(run_id, PROMPTS_FILE, folder)).read_text("utf-8"))

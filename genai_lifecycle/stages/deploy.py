@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from genai_lifecycle.evaluation.cases import load_cases, spread
 from genai_lifecycle.generation import greedy_answers, load_text_model
 from genai_lifecycle.model_source import ModelSource
 from genai_lifecycle.results import DeploymentResult, PromptRef
+from genai_lifecycle.scratch import scratch_folder
 from genai_lifecycle.tracking import model_registry, runs
 from genai_lifecycle.tracking.store import Store
 
@@ -31,12 +31,10 @@ def deploy_model(
         metrics: of the prompt in its experiment; they are linked to the logged model.
     """
     questions = [case.question for case in spread(load_cases(config.cases), GOLDEN_CASES)]
-    config.staging_dir.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(dir=config.staging_dir, prefix="deploy-") as staging,
+        scratch_folder(config.staging_dir, "deploy") as folder,
         runs.run("deploy", "deploy", tags={"lifecycle.prompt": str(prompt)}) as run_id,
     ):
-        folder = Path(staging)
         packaging.stage(folder, source, prompt)
         started = time.monotonic()
         golden = _golden(folder / "model", source, prompt, questions, config.max_new_tokens)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from genai_lifecycle import progress
 from genai_lifecycle.config import E2EConfig
@@ -26,6 +24,7 @@ from genai_lifecycle.model_source import ModelSource
 from genai_lifecycle.prompts import registry
 from genai_lifecycle.prompts.templates import TEMPLATES
 from genai_lifecycle.results import ExperimentResult, PromptRef, TemplateScore
+from genai_lifecycle.scratch import scratch_folder
 from genai_lifecycle.tracking import runs, traces
 from genai_lifecycle.tracking.store import Store
 
@@ -206,10 +205,9 @@ def _conclude(
 
 
 def _log_artifacts(config: E2EConfig, result: ExperimentResult, done: Sequence[TemplateRun]) -> None:
-    config.staging_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=config.staging_dir, prefix="experiment-") as folder:
-        report.write(Path(folder), result, [_table_row(item, row) for item in done for row in item.rows])
-        runs.log_folder(Path(folder))
+    with scratch_folder(config.staging_dir, "experiment") as folder:
+        report.write(folder, result, [_table_row(item, row) for item in done for row in item.rows])
+        runs.log_folder(folder)
 
 
 def _table_row(item: TemplateRun, row: Scored) -> dict[str, object]:

@@ -1,15 +1,34 @@
-"""Stage `serve`: the exact serving commands; with `--start`, the server itself."""
+"""Stage `serve`: the exact serving commands; with `--start`, the server itself. Supervision is in `supervisor.py`."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
+from collections.abc import Callable
 
-from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.config import CHECKOUT, E2EConfig
+from genai_lifecycle.errors import PortTaken
+from genai_lifecycle.processes import (
+    ServerProcess,
+    ask,
+    is_port_taken,
+    new_log,
+    sigterm_as_ctrl_c,
+    wait_until_ready,
+)
 from genai_lifecycle.results import ServePlan
+from genai_lifecycle.supervisor import supervise
 from genai_lifecycle.tracking import model_registry
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.tracking.store import Store, without_password
 
 DEFAULT_PORT = 5001
+SERVER = CHECKOUT / "fastapi_server.py"
+READY_TIMEOUT_S = 600.0  # loading a model of a few hundred million parameters and answering its golden prompts
+GRACE_S = 60.0  # longer than the server's own grace period, so that it finishes what it has accepted
+EVERYWHERE = "0.0.0.0"
+_ASK = """-H 'Content-Type: application/json' -d '{"question": "What is MLflow?"}'"""
+_INVOKE = """-H 'Content-Type: application/json' -d '{"inputs": ["What is MLflow?"]}'"""
 
 
 def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
@@ -18,15 +37,9 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
     Raises:
         NotFound: nothing was deployed yet.
     """
-    name = config.registered_model_name
-    champion = model_registry.by_alias(name, model_registry.CHAMPION)
-    alias = model_registry.CHAMPION if champion else model_registry.CANDIDATE
-    if champion is None:
-        model_registry.candidate(name)
-    model_uri, port = f"models:/{name}@{alias}", config.port or DEFAULT_PORT
-    tracking = f"MLFLOW_TRACKING_URI={shlex.quote(store.uri)}"
-    ask = """-H 'Content-Type: application/json' -d '{"question": "What is MLflow?"}'"""
-    invoke = """-H 'Content-Type: application/json' -d '{"inputs": ["What is MLflow?"]}'"""
+    model_uri, port = _model_uri(config), config.port or DEFAULT_PORT
+    tracking = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(store.uri))}"
+    watched = "python e2e_mlflow.py --mode serve --start" + (f" --port {port}" if config.port else "")
     return ServePlan(
         model_uri=model_uri,
         commands=(
@@ -34,9 +47,60 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
                 "our server, Swagger at /docs",
                 f"{tracking} MLFLOW_MODEL_URI={model_uri} PORT={port} python fastapi_server.py",
             ),
-            ("the same, watched and restarted", "python e2e_mlflow.py --mode serve --start"),
-            ("ask it", f"curl http://127.0.0.1:{port}/ask {ask}"),
+            ("the same, watched and restarted", watched),
+            ("ask it", f"curl http://127.0.0.1:{port}/ask {_ASK}"),
             ("MLflow's own server", f"{tracking} mlflow models serve -m {model_uri} -p {port} --env-manager local"),
-            ("ask that one", f"curl http://127.0.0.1:{port}/invocations {invoke}"),
+            ("ask that one", f"curl http://127.0.0.1:{port}/invocations {_INVOKE}"),
         ),
     )
+
+
+def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> None:
+    """Run our server over the champion until Ctrl-C or SIGTERM; returns when all its processes are gone.
+
+    It is started again after a crash. HOST and the server's other settings come from the environment.
+
+    Raises:
+        NotFound: nothing was deployed yet.
+        PortTaken: another program listens on the port.
+        ServerFailed: it was never ready, or crashed too often.
+    """
+    host, port = os.environ.get("HOST") or "127.0.0.1", config.port or DEFAULT_PORT
+    environment = {
+        "MLFLOW_TRACKING_URI": store.uri,
+        "MLFLOW_REGISTRY_URI": store.uri,
+        "MLFLOW_MODEL_URI": _model_uri(config),
+        "HOST": host,
+        "PORT": str(port),
+    }
+    if is_port_taken(host, port):
+        raise PortTaken(
+            f"Another program listens on port {port}.",
+            hint="Stop it, or choose another port: python e2e_mlflow.py --mode serve --start --port N",
+        )
+    log_file = new_log(config.log_dir, f"server-{port}.log")
+    url = f"http://{'127.0.0.1' if host == EVERYWHERE else host}:{port}"
+    try:
+        with sigterm_as_ctrl_c():
+            supervise(
+                start=lambda: ServerProcess([sys.executable, str(SERVER)], log_file, environment, GRACE_S),
+                wait_ready=lambda server: _wait_ready(server, url, tell),
+                tell=tell,
+            )
+        tell("The server was ended from outside, in good order.")
+    except KeyboardInterrupt:
+        tell("The server has ended.")
+
+
+def _wait_ready(server: ServerProcess, url: str, tell: Callable[[str], None]) -> None:
+    wait_until_ready(server, lambda: ask(f"{url}/health/ready")[0] == 200, "the server", READY_TIMEOUT_S)
+    tell(f"Ready       {url}/docs   (Ctrl-C ends it; log: {server.log_file})\n  curl {url}/ask {_ASK}")
+
+
+def _model_uri(config: E2EConfig) -> str:
+    """The champion; the candidate where nothing has passed a test yet. Raises NotFound."""
+    name = config.registered_model_name
+    if model_registry.by_alias(name, model_registry.CHAMPION):
+        return f"models:/{name}@{model_registry.CHAMPION}"
+    model_registry.candidate(name)
+    return f"models:/{name}@{model_registry.CANDIDATE}"

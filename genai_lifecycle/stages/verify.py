@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import VerificationFailed
 from genai_lifecycle.evaluation.cases import Case, cases_sha256, load_cases
 from genai_lifecycle.results import Check, VerificationReport
+from genai_lifecycle.scratch import scratch_folder
 from genai_lifecycle.tracking import model_registry, runs
 from genai_lifecycle.tracking.model_registry import ModelVersion
 from genai_lifecycle.tracking.store import Store
@@ -39,15 +39,13 @@ def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
     candidate = model_registry.candidate(config.registered_model_name)
     cases = load_cases(config.cases)
     measured = runs.measured(store, candidate.tags, cases_sha256(cases))
-    config.staging_dir.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(dir=config.staging_dir, prefix="test-") as staging,
+        scratch_folder(config.staging_dir, "test") as folder,
         runs.run("test", "test", tags={"lifecycle.version": candidate.version}) as run_id,
     ):
-        folder = Path(staging)
         observed = _observe(folder, candidate, store, cases)
         checks = (
-            all_checks(observed, cases, measured.get("token_f1")) if observed.get("forms") else [_not_loaded(observed)]
+            all_checks(observed, cases, measured.get("token_f1")) if observed.get("forms") else [_did_not_run(observed)]
         )
         _log_report(folder, candidate, checks, observed)
     return _decide(candidate, checks, run_id, observed)
@@ -86,8 +84,8 @@ def _observe(folder: Path, candidate: ModelVersion, store: Store, cases: Sequenc
     return json.loads(observed.read_text("utf-8"))
 
 
-def _not_loaded(observed: dict[str, Any]) -> Check:
-    return Check("loads in a fresh process", False, str(observed.get("error")))
+def _did_not_run(observed: dict[str, Any]) -> Check:
+    return Check("runs in a fresh process", False, str(observed.get("error")))
 
 
 def _log_report(folder: Path, candidate: ModelVersion, checks: Sequence[Check], observed: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ used, and where none answers, the backend store (SQLite) directly.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -91,6 +92,7 @@ def open_store(config: E2EConfig) -> Store:
     direct = not uri.startswith("http")
     if direct:
         _prepare_folders(uri, config.data_dir)
+        _make_database(uri)
     experiment_id, artifact_root = _open_experiment(uri, config, direct)
     return Store(uri, kind, description, experiment_id, artifact_root)
 
@@ -120,6 +122,24 @@ def check_writable(folder: Path) -> None:
 
 
 @seam
+def _make_database(uri: str) -> None:
+    """Build a new SQLite database under a temporary name and link it into place.
+
+    MLflow builds its tables in many steps; killed between two of them, it could never open the file again.
+    """
+    import mlflow
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-database-") as folder:
+        part = Path(folder) / path.name
+        mlflow.MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another process was faster; its database is as good
+            os.link(part, path)
+
+
+@seam
 def _open_experiment(uri: str, config: E2EConfig, direct: bool) -> tuple[str, str]:
     import mlflow
 
@@ -133,15 +153,25 @@ def _open_experiment(uri: str, config: E2EConfig, direct: bool) -> tuple[str, st
     elif experiment.lifecycle_stage == "deleted":
         mlflow.MlflowClient().restore_experiment(experiment.experiment_id)
         log.info("The experiment %s was in MLflow's trash; it was restored.", config.experiment_name)
-    elif wanted and experiment.artifact_location.removeprefix("file://") != wanted:
-        _refuse_other_root(experiment.artifact_location, config, wanted)
+    elif direct and not _is_below(experiment.artifact_location, config.data_dir):
+        _refuse_other_root(experiment.artifact_location, config)
     mlflow.set_experiment(experiment_id=experiment.experiment_id)
     return experiment.experiment_id, experiment.artifact_location
 
 
-def _refuse_other_root(location: str, config: E2EConfig, wanted: str) -> None:
+def _is_below(location: str, folder: str) -> bool:
+    """Whether an experiment's artifact location is a folder inside the artifact root."""
+    return Path(location.removeprefix("file://")).is_relative_to(Path(folder).resolve())
+
+
+def _refuse_other_root(location: str, config: E2EConfig) -> None:
+    if location.startswith("mlflow-artifacts:"):
+        raise ConfigError(
+            f"The experiment {config.experiment_name!r} was made through an MLflow server, which keeps its artifacts.",
+            hint="Start that server and name it with --tracking-uri, or choose another --experiment-name.",
+        )
     raise ConfigError(
-        f"The experiment {config.experiment_name!r} keeps its artifacts in {location}, not in {wanted}.",
+        f"The experiment {config.experiment_name!r} keeps its artifacts in {location}, not in {config.data_dir}.",
         hint="Choose another --experiment-name, or give the former --data-dir. MLflow cannot move an experiment.",
     )
 

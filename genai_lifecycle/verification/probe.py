@@ -40,7 +40,7 @@ def observe(request: dict) -> dict:
         "bad_params": attempt(model, question, {"temperature": -1.0}),
         "stream": stream(model, question),
         "golden": [replay(model, item) for item in golden],
-        "cases": model.predict(request["questions"]),
+        "cases": model.predict(request["questions"], params={"timeout_s": 3600.0}),
     }
     return observed | {"compute_s": time.monotonic() - started}
 

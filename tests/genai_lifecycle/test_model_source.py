@@ -8,25 +8,10 @@ import shutil
 import time
 
 import pytest
-from tiny_model import make_dialogpt, make_pickled
+from tiny_model import COMMIT, lay_out_as_hub, make_dialogpt, make_pickled
 
 from genai_lifecycle.errors import ModelNotLoadable, UnsafeWeights
 from genai_lifecycle.model_source import find_model, needed_files
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def lay_out_as_hub(cache, name: str, folder) -> None:
-    """models--org--name/{refs/main, snapshots/<commit>/file -> ../../blobs/<hash>}, as huggingface_hub writes it."""
-    repo = cache / f"models--{name.replace('/', '--')}"
-    snapshot = repo / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(COMMIT)
-    (repo / "blobs").mkdir()
-    for number, path in enumerate(folder.iterdir()):
-        shutil.copy(path, repo / "blobs" / f"blob{number}")
-        (snapshot / path.name).symlink_to(f"../../blobs/blob{number}")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from conftest import free_port
 
 from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailable
 from genai_lifecycle.tracking import store as store_module
@@ -30,11 +31,6 @@ def silent_port():
     """A socket that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def test_probe_tells_nothing_from_something_else(other_server):
@@ -118,3 +114,49 @@ def test_passwords_are_stars():
 def test_the_database_is_a_real_sqlite_file(store):
     with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as connection:
         assert connection.execute("select count(*) from experiments").fetchone()[0] >= 1
+
+
+def test_an_experiment_made_below_the_data_dir_in_another_folder_is_taken(make_config, tmp_path):
+    """MLflow's UI server names the folders of the experiments that are made through it by their number."""
+    import mlflow
+
+    config = make_config(tracking_uri=make_config().backend_store_uri, experiment_name="through-the-ui")
+    open_store(make_config(tracking_uri=config.tracking_uri))
+    mlflow.create_experiment("through-the-ui", artifact_location=f"{config.data_dir}/7")
+    assert open_store(config).artifact_root == f"{config.data_dir}/7"
+
+
+def test_an_experiment_whose_artifacts_a_server_keeps_is_refused_without_it(make_config, store):
+    import mlflow
+
+    mlflow.create_experiment("on-a-server", artifact_location="mlflow-artifacts:/3")
+    with pytest.raises(ConfigError, match="made through an MLflow server"):
+        open_store(make_config(tracking_uri=store.uri, experiment_name="on-a-server"))
+
+
+KILLED_WHILE_BUILDING = """
+import os, signal, sys, threading, time
+from pathlib import Path
+def kill_soon():
+    while not list(Path(sys.argv[1]).glob('.new-database-*/*')):
+        time.sleep(0.005)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+import mlflow
+from genai_lifecycle.tracking.store import _make_database
+threading.Thread(target=kill_soon).start()
+_make_database(f'sqlite:///{sys.argv[1]}/mlflow.db')
+time.sleep(5)
+"""
+
+
+def test_a_process_killed_while_it_builds_the_database_leaves_none(make_config, tmp_path):
+    import signal
+    import subprocess
+    import sys
+
+    (tmp_path / "db").mkdir()
+    script = [sys.executable, "-c", KILLED_WHILE_BUILDING, str(tmp_path / "db")]
+    assert subprocess.run(script, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert not (tmp_path / "db" / "mlflow.db").exists()
+    assert open_store(make_config(tracking_uri=make_config().backend_store_uri)).experiment_id

@@ -1,0 +1,72 @@
+"""Frames, comparisons and slips: varied, still the same question, and the same for the same seed."""
+
+from __future__ import annotations
+
+import random
+from difflib import SequenceMatcher
+
+import pytest
+
+from bundled_model.phrasings import COMPARISON_FRAMES, FIELD_FRAMES, FRAMES, compared, framed, noisy, normalised
+
+
+def test_there_are_many_different_frames():
+    assert len({normalised(frame) for frame in FRAMES}) >= 40
+    assert all(frame.count("{}") == 1 for frame in (*FRAMES, *FIELD_FRAMES))
+    assert all("{a}" in frame and "{b}" in frame for frame in COMPARISON_FRAMES)
+
+
+def test_case_punctuation_and_spaces_make_no_other_phrasing():
+    assert normalised("  What's  F1-score?! ") == normalised("whats f1score")
+    assert normalised("What is F1?") != normalised("What is F2?")
+
+
+def test_a_frame_holds_the_name_with_or_without_its_article():
+    rng = random.Random(0)
+    drawn = [framed("a model registry", rng) for _ in range(300)]
+    assert all("model registry" in text for text in drawn)
+    assert 0.1 < sum("a model registry" not in text for text in drawn) / len(drawn) < 0.4
+    assert len(set(drawn)) > 60
+
+
+def test_unknown_names_get_no_frame_that_speaks_of_the_field():
+    rng = random.Random(0)
+    texts = " ".join(framed("a banana", rng) for _ in range(2000))
+    assert "machine learning" not in texts and "AI" not in texts
+
+
+def test_a_comparison_is_asked_both_ways_round():
+    rng = random.Random(0)
+    drawn = [compared("precision vs recall", rng) for _ in range(200)]
+    first = [text.index("precision") < text.index("recall") for text in drawn]
+    assert 0.3 < sum(first) / len(first) < 0.7
+    assert len(set(drawn)) > len(COMPARISON_FRAMES)
+
+
+@pytest.mark.parametrize("name", ["overfitting", "a support vector machine"])
+def test_other_names_are_not_compared(name):
+    assert compared(name, random.Random(0)) is None
+
+
+def test_slips_leave_the_question_recognisable():
+    question, rng = "How does gradient descent work?", random.Random(0)
+    drawn = [noisy(question, rng) for _ in range(500)]
+    assert 0.1 < drawn.count(question) / len(drawn) < 0.6
+    assert len(set(drawn)) > 150
+    for text in drawn:
+        blocks = SequenceMatcher(None, question.lower(), text.lower(), autojunk=False).get_matching_blocks()
+        assert sum(block.size for block in blocks) >= len(question) - 6, text
+
+
+def test_the_same_seed_asks_the_same():
+    def some(seed):
+        rng = random.Random(seed)
+        return [noisy(framed("dropout", rng), rng) for _ in range(20)]
+
+    assert some(1) == some(1) != some(2)
+
+
+@pytest.mark.parametrize("text", ["a", "why", "AI?", "Überanpassung — was?", "日本語"])
+def test_short_and_foreign_texts_survive(text):
+    rng = random.Random(0)
+    assert all(noisy(text, rng).strip() for _ in range(200))

@@ -1,0 +1,174 @@
+"""The serving commands, and the server run and watched; a stand-in takes the place of fastapi_server.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import stand_in_server
+from stand_in_server import free_port, wait_until_gone
+
+from genai_lifecycle.errors import NotFound, PortTaken
+from genai_lifecycle.processes import ServerFailed, ask, is_port_taken
+from genai_lifecycle.stages import serve
+from genai_lifecycle.stages.serve import run_server, serve_plan
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    """(config, store) with version 1 of a model as its candidate."""
+    import mlflow
+
+    from genai_lifecycle.config import E2EConfig
+    from genai_lifecycle.tracking.store import open_store
+
+    base = tmp_path_factory.mktemp("serve")
+    uri = f"sqlite:///{base / 'db' / 'mlflow.db'}"
+    config = E2EConfig(backend_store_uri=uri, tracking_uri=uri, data_dir=str(base / "artifacts"), log_dir=base / "logs")
+    store = open_store(config)
+    client = mlflow.MlflowClient()
+    client.create_registered_model(config.registered_model_name)
+    client.create_model_version(config.registered_model_name, str(base))
+    client.set_registered_model_alias(config.registered_model_name, "candidate", "1")
+    return config, store
+
+
+@pytest.fixture
+def ready_to_run(deployed, monkeypatch):
+    """(config on a free port, store) with the stand-in as the server."""
+    monkeypatch.setattr(serve, "SERVER", Path(stand_in_server.__file__))
+    monkeypatch.delenv("HOST", raising=False)
+    config, store = deployed
+    return replace(config, port=free_port()), store
+
+
+class Screen:
+    """What was told; `acts` are done one after the other, each when the server is ready again."""
+
+    def __init__(self, config, *acts):
+        self.url, self.acts, self.told, self.answers = f"http://127.0.0.1:{config.port}", list(acts), [], []
+
+    def tell(self, line: str) -> None:
+        self.told.append(line)
+        if line.startswith("Ready"):
+            self.answers.append(json.loads(ask(f"{self.url}/")[1]))
+            self.acts.pop(0)(self)
+
+    @property
+    def pids(self) -> list[int]:
+        return [answer["pid"] for answer in self.answers]
+
+
+def ctrl_c(screen: Screen) -> None:
+    raise KeyboardInterrupt
+
+
+def sigterm(screen: Screen) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash(screen: Screen) -> None:
+    ask(f"{screen.url}/crash")
+
+
+def end(screen: Screen) -> None:
+    ask(f"{screen.url}/end")
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def test_nothing_to_serve_before_deploy(deployed):
+    config, store = deployed
+    with pytest.raises(NotFound, match="no candidate"):
+        serve_plan(replace(config, registered_model_name="never-deployed"), store)
+
+
+def test_the_champion_is_served_the_candidate_before_there_is_one(deployed):
+    import mlflow
+
+    config, store = deployed
+    assert serve_plan(config, store).model_uri == "models:/langchain-e2e-model@candidate"
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias(config.registered_model_name, "champion", "1")
+    try:
+        assert serve_plan(config, store).model_uri == "models:/langchain-e2e-model@champion"
+    finally:
+        client.delete_registered_model_alias(config.registered_model_name, "champion")
+
+
+def test_every_command_names_the_port(deployed):
+    config, store = deployed
+    assert all("8123" in command for _, command in serve_plan(replace(config, port=8123), store).commands)
+
+
+def test_passwords_are_not_shown(deployed):
+    config, store = deployed
+    secret = replace(store, uri="postgresql://mlflow:s3cret@db.example/mlflow")
+    assert "s3cret" not in str(serve_plan(config, secret))
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [ctrl_c, sigterm])
+def test_the_server_runs_until_it_is_stopped(ready_to_run, stop):
+    config, store = ready_to_run
+    screen = Screen(config, stop)
+    run_server(config, store, screen.tell)
+    assert f"{screen.url}/docs" in screen.told[0] and f"curl {screen.url}/ask" in screen.told[0]
+    assert screen.told[1:] == ["The server has ended."]
+    assert screen.answers[0] | {"pid": 0} == {
+        "pid": 0,
+        "MLFLOW_TRACKING_URI": store.uri,
+        "MLFLOW_REGISTRY_URI": store.uri,
+        "MLFLOW_MODEL_URI": "models:/langchain-e2e-model@candidate",
+        "HOST": "127.0.0.1",
+        "PORT": str(config.port),
+    }
+    wait_until_gone(screen.pids)
+    assert not is_port_taken("127.0.0.1", config.port)
+
+
+def test_a_crashed_server_is_started_again(ready_to_run):
+    config, store = ready_to_run
+    screen = Screen(config, crash, sigterm)
+    run_server(config, store, screen.tell)
+    assert len(set(screen.pids)) == 2
+    assert "exit code 3, crash 1 of 5" in screen.told[1]
+    wait_until_gone(screen.pids)
+
+
+def test_a_server_that_somebody_else_ended_well_is_not_started_again(ready_to_run):
+    config, store = ready_to_run
+    screen = Screen(config, end)
+    run_server(config, store, screen.tell)
+    assert screen.told[-1] == "The server was ended from outside, in good order."
+
+
+def test_a_server_that_listens_everywhere_is_asked_here(ready_to_run, monkeypatch):
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    config, store = ready_to_run
+    screen = Screen(config, ctrl_c)
+    run_server(config, store, screen.tell)
+    assert screen.answers[0]["HOST"] == "0.0.0.0"
+
+
+def test_a_wrong_setting_is_told_with_the_servers_own_words(ready_to_run, monkeypatch):
+    monkeypatch.setenv("STAND_IN", "broken")
+    config, store = ready_to_run
+    with pytest.raises(ServerFailed, match="MLFLOW_MODEL_URI names no model"):
+        run_server(config, store, print)
+
+
+def test_a_taken_port_is_told_before_anything_starts(ready_to_run):
+    config, store = ready_to_run
+    with socket.create_server(("127.0.0.1", config.port)):
+        with pytest.raises(PortTaken, match=str(config.port)) as caught:
+            run_server(config, store, print)
+    assert "--port" in caught.value.hint

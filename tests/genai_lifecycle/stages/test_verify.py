@@ -1,0 +1,142 @@
+"""Mode `test` with its real probe process: promotion of a good version, refusal of versions that were tampered with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from genai_lifecycle.errors import NotFound, VerificationFailed
+from genai_lifecycle.results import VerificationReport
+from genai_lifecycle.stages import verify as stage
+from genai_lifecycle.stages.deploy import deploy_model
+from genai_lifecycle.stages.verify import verify_candidate
+from genai_lifecycle.tracking import model_registry
+from genai_lifecycle.tracking.store import open_store
+
+
+@pytest.fixture(scope="module")
+def report(shared_life, deployed) -> VerificationReport:
+    """The first version passes."""
+    open_store(shared_life.config)
+    return verify_candidate(shared_life.config, shared_life.store)
+
+
+@pytest.fixture
+def redeploy(life, report, experimented):
+    """Makes one more candidate and hands out the folder of its files in the store."""
+
+    def make() -> tuple[str, Path]:
+        made = deploy_model(life.config, life.source, life.store, experimented.winner, {})
+        location = mlflow.get_logged_model(made.model_id).artifact_location
+        return made.version, Path(location.removeprefix("file://")) / "artifacts"
+
+    return make
+
+
+def aliases(life) -> dict[str, str | None]:
+    found = {
+        alias: model_registry.by_alias(life.config.registered_model_name, alias) for alias in ("champion", "previous")
+    }
+    return {alias: version and version.version for alias, version in found.items()}
+
+
+def version_tags(life, version: str) -> dict[str, str]:
+    return mlflow.MlflowClient().get_model_version(life.config.registered_model_name, version).tags
+
+
+# --- a good version -------------------------------------------------------------------------------
+
+
+def test_a_version_that_passes_becomes_champion(life, report):
+    assert report.passed and (report.version, report.champion, report.previous) == ("1", "1", None)
+    assert aliases(life) == {"champion": "1", "previous": None}
+    assert version_tags(life, "1")["lifecycle.test"] == "passed"
+
+
+def test_every_kind_of_check_was_made(report):
+    names = [check.name for check in report.checks]
+    assert names == [
+        "input as dataframe", "input as dict", "input as dict of list", "input as list of str",
+        "input as list of dict", "input as string", "refuses no question column", "refuses empty question",
+        "refuses number", "parameters", "streaming", "golden answers", "case quality", "latency",
+    ]  # fmt: skip
+    details = {check.name: check.detail for check in report.checks}
+    assert details["golden answers"] == "5 of 5 token for token"
+    assert details["case quality"] == "token F1 1.000, success rate 1.00 over 5 cases; experiment 1.000"
+
+
+def test_the_report_is_an_artifact_of_the_tests_run(life, report, tmp_path):
+    run_id = version_tags(life, "1")["lifecycle.test_run"]
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=str(tmp_path)))
+    assert len(json.loads((folder / "test_report.json").read_text())) == len(report.checks)
+    text = (folder / "test_report.md").read_text("utf-8")
+    assert "14 of 14 checks passed." in text
+    assert text.count("| passed |") == 14
+    metrics = mlflow.get_run(run_id).data.metrics
+    assert metrics["checks_passed"] == metrics["checks"] == 14
+    assert metrics["load_s"] > 0
+
+
+# --- versions that must not be promoted -----------------------------------------------------------
+
+
+def test_tampered_weights_are_refused_and_the_champion_stays(life, report, redeploy):
+    from safetensors.torch import load_file, save_file
+
+    version, folder = redeploy()
+    weights = folder / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor.flip(0) for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(VerificationFailed, match=f"Version {version} failed .* golden answers") as failed:
+        verify_candidate(life.config, life.store)
+    assert failed.value.exit_code == 6
+    assert "No alias was moved" in failed.value.hint
+    assert aliases(life) == {"champion": "1", "previous": None}
+    tags = version_tags(life, version)
+    assert tags["lifecycle.test"] == "failed"
+    assert tags["lifecycle.test_run"] in failed.value.hint
+
+
+def test_tampered_golden_answers_are_refused_then_a_good_version_follows(life, report, redeploy):
+    version, folder = redeploy()
+    golden = json.loads((folder / "golden.json").read_text("utf-8"))
+    golden[-1]["token_ids"][0] += 1
+    (folder / "golden.json").write_text(json.dumps(golden))
+    with pytest.raises(VerificationFailed, match="failed 1 of 14 checks: golden answers .1 of 5 differ"):
+        verify_candidate(life.config, life.store)
+    assert aliases(life) == {"champion": "1", "previous": None}
+    assert version_tags(life, version)["lifecycle.test"] == "failed"
+
+    good, _ = redeploy()
+    assert verify_candidate(life.config, life.store).previous == "1"
+    assert aliases(life) == {"champion": good, "previous": "1"}
+
+
+def test_a_version_that_cannot_be_loaded_is_refused(life, report, redeploy):
+    before = aliases(life)
+    version, folder = redeploy()
+    (folder / "model" / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(VerificationFailed, match="runs in a fresh process .*Error"):
+        verify_candidate(life.config, life.store)
+    assert aliases(life) == before
+    assert version_tags(life, version)["lifecycle.test"] == "failed"
+
+
+def test_a_probe_that_hangs_is_ended(life, report, redeploy, monkeypatch, tmp_path):
+    redeploy()
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(stage, "PROBE", tmp_path / "hangs.py")
+    monkeypatch.setattr(stage, "PROBE_TIMEOUT_S", 0.5)
+    before = aliases(life)
+    with pytest.raises(VerificationFailed, match="no answer within 0.5 s"):
+        verify_candidate(life.config, life.store)
+    assert aliases(life) == before
+
+
+def test_there_is_nothing_to_test_before_deploy(store, make_config):
+    with pytest.raises(NotFound, match="There is no candidate version") as error:
+        verify_candidate(make_config(), store)
+    assert "--mode deploy" in error.value.hint
