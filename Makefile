@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: all install test serve ui check fix bench clean
+.PHONY: all install test serve ui check fix docs bench clean
 
 all: install  ## install, then the whole life: experiment, deploy, test
 	$(BIN)/python e2e_mlflow.py --mode all
@@ -35,6 +35,10 @@ check: install  ## what a commit must pass: lint, format, import borders
 fix: install  ## repair what can be repaired by a program
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install  ## write docs/cli.md from --help
+	{ printf '# Command line\n\nThis page is the output of `python e2e_mlflow.py --help`; a test compares the two.\n\n```\n'; \
+	  COLUMNS=110 $(BIN)/python e2e_mlflow.py --help; printf '```\n'; } > docs/cli.md
 
 bench: install  ## measure; prints tables
 	$(BIN)/python benchmarks/lifecycle.py

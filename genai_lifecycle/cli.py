@@ -116,10 +116,11 @@ def _all(config: E2EConfig) -> None:
         if stage in printers:
             printers[stage](result)
 
-    result = _opened(config).run_all(done)
+    lifecycle = _opened(config)
+    result = lifecycle.run_all(done)
     config.staging_dir.mkdir(parents=True, exist_ok=True)
     (config.staging_dir / SUMMARY_FILE).write_text(json.dumps(asdict(result), indent=2, default=str), "utf-8")
-    _print_summary(config, result)
+    _print_summary(config, lifecycle.source, result)
 
 
 MODES: dict[str, tuple[Callable[[E2EConfig], None], str]] = {
@@ -197,15 +198,21 @@ def _print_plan(plan) -> None:
         print(f"  {what}\n    {command}")
 
 
-def _print_summary(config: E2EConfig, result) -> None:
+def _print_summary(config: E2EConfig, model, result) -> None:
+    from genai_lifecycle.commands import mode_command
+
     report, best = result.report, result.experiment.verdict
     total_s = sum(result.seconds.values())
     print(f"\nSummary     {total_s:.0f} s: " + ", ".join(f"{name} {s:.0f} s" for name, s in result.seconds.items()))
+    before = f"previous is version {report.previous}" if report.previous else "no previous version"
+    print(f"  model     {model}")
     print(f"  prompt    {best}")
-    print(f"  version   {report.name} version {report.version}, champion, prompt {result.deployment.prompt}")
+    print(
+        f"  version   {report.name} version {report.version} is champion, prompt {result.deployment.prompt}; {before}"
+    )
     print(f"  test      {len(report.checks)} of {len(report.checks)} checks passed")
-    print("  look      python e2e_mlflow.py --mode ui, then http://127.0.0.1:5050")
-    print("  serve     python e2e_mlflow.py --mode serve --start, then http://127.0.0.1:5001/docs")
+    print(f"  look      {mode_command(config, 'ui')}   then http://127.0.0.1:5050")
+    print(f"  serve     {mode_command(config, 'serve', '--start')}   then http://127.0.0.1:5001/docs")
 
 
 # --- entry ----------------------------------------------------------------------------------------

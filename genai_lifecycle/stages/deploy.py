@@ -31,6 +31,7 @@ def deploy_model(
         metrics: of the prompt in its experiment; they are linked to the logged model.
     """
     questions = [case.question for case in spread(load_cases(config.cases), GOLDEN_CASES)]
+    log.info("Packaging %s with prompt %s.", source.name, prompt)
     with (
         scratch_folder(config.staging_dir, "deploy") as folder,
         runs.run("deploy", "deploy", tags={"lifecycle.prompt": str(prompt)}) as run_id,

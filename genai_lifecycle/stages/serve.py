@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 
+from genai_lifecycle.commands import mlflow, mode_command, python
 from genai_lifecycle.config import CHECKOUT, E2EConfig
 from genai_lifecycle.errors import PortTaken
 from genai_lifecycle.processes import (
@@ -39,17 +40,20 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
     """
     model_uri, port = _model_uri(config), config.port or DEFAULT_PORT
     tracking = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(store.uri))}"
-    watched = "python e2e_mlflow.py --mode serve --start" + (f" --port {port}" if config.port else "")
+    watched = mode_command(config, "serve", "--start", *(["--port", str(port)] if config.port else []))
     return ServePlan(
         model_uri=model_uri,
         commands=(
             (
                 "our server, Swagger at /docs",
-                f"{tracking} MLFLOW_MODEL_URI={model_uri} PORT={port} python fastapi_server.py",
+                f"{tracking} MLFLOW_MODEL_URI={model_uri} PORT={port} {python()} fastapi_server.py",
             ),
             ("the same, watched and restarted", watched),
             ("ask it", f"curl http://127.0.0.1:{port}/ask {_ASK}"),
-            ("MLflow's own server", f"{tracking} mlflow models serve -m {model_uri} -p {port} --env-manager local"),
+            (
+                "MLflow's own server",
+                f"{tracking} {mlflow()} models serve -m {model_uri} -p {port} --env-manager local",
+            ),
             ("ask that one", f"curl http://127.0.0.1:{port}/invocations {_INVOKE}"),
         ),
     )

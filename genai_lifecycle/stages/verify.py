@@ -39,6 +39,7 @@ def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
     candidate = model_registry.candidate(config.registered_model_name)
     cases = load_cases(config.cases)
     measured = runs.measured(store, candidate.tags, cases_sha256(cases))
+    log.info("Testing version %s in a process of its own.", candidate.version)
     with (
         scratch_folder(config.staging_dir, "test") as folder,
         runs.run("test", "test", tags={"lifecycle.version": candidate.version}) as run_id,

@@ -548,6 +548,16 @@ def test_the_threads_of_the_environment_are_used(taught, tmp_path, monkeypatch):
         torch.set_num_threads(before)
 
 
+def test_golden_answers_of_the_package_are_kept_for_a_server(taught, model, tmp_path):
+    golden = [{"question": "Count.", "token_ids": [1, 2]}]
+    (tmp_path / "golden.json").write_text(json.dumps(golden))
+    (tmp_path / "prompt.json").write_text(json.dumps(model.prompt))
+    made = HuggingFaceModelWrapper()
+    files = {"model": str(taught), "prompt": str(tmp_path / "prompt.json"), "golden": str(tmp_path / "golden.json")}
+    made.load_context(SimpleNamespace(artifacts=files))
+    assert (made.golden, model.golden) == (golden, [])
+
+
 def test_the_smallest_window_still_answers(tmp_path):
     model = TextModel.load(make_gpt2(tmp_path / "short", positions=8))
     (answer,) = model.complete([model.encode("What is MLflow, and what is it for?")], Sampling())

@@ -53,7 +53,7 @@ def test_a_parent_run_with_a_nested_run_per_template(life, experimented):
     assert {run.info.status for run in runs} == {"FINISHED"}
     parent = mlflow.get_run(experimented.run_id)
     assert parent.info.status == "FINISHED"
-    assert parent.data.params["cases"] == str(QUESTIONS)
+    assert (parent.data.params["cases"], parent.data.params["max_new_tokens"]) == (str(QUESTIONS), "40")
     assert parent.data.params["weights_sha256"] == life.source.weights_sha256
     assert parent.data.tags["lifecycle.winner"] == "qa-expert/1"
 

@@ -1,0 +1,48 @@
+"""The commands that we tell people to type next, with the interpreter and the settings of this run."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from genai_lifecycle.config import CHECKOUT, E2EConfig
+
+# Settings that decide where a later mode looks for what this one left.
+_PLACES = ("tracking_uri", "backend_store_uri", "data_dir", "experiment_name", "registered_model_name")
+
+
+def mode_command(config: E2EConfig, mode: str, *more: str) -> str:
+    """`python e2e_mlflow.py --mode MODE ...` over the same store as `config`, to be typed in the checkout."""
+    return shlex.join([python(), "e2e_mlflow.py", "--mode", mode, *more, *_place_flags(config)])
+
+
+def python() -> str:
+    """This interpreter as a person in the checkout would type it."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    path = Path(sys.executable)
+    return str(path.relative_to(CHECKOUT)) if path.is_relative_to(CHECKOUT) else str(path)
+
+
+def mlflow() -> str:
+    """MLflow's own command; it starts programs that it looks for on the PATH."""
+    own = Path(sys.executable).parent
+    if Path(shutil.which("mlflow") or "").parent == own:
+        return "mlflow"
+    return f"PATH={own.relative_to(CHECKOUT) if own.is_relative_to(CHECKOUT) else own}:$PATH mlflow"
+
+
+def _place_flags(config: E2EConfig) -> list[str]:
+    """Flags for the places that are not the default; a password in an address is left to the environment."""
+    from genai_lifecycle.tracking.store import without_password
+
+    defaults = {field.name: field.default for field in fields(E2EConfig)}
+    flags = []
+    for name in _PLACES:
+        value = getattr(config, name)
+        if value is not None and value != defaults[name]:
+            flags += [f"--{name.replace('_', '-')}", without_password(value)]
+    return flags

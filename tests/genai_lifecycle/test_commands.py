@@ -1,0 +1,21 @@
+"""The commands we tell people to type: the settings of this run, no secret, and no more than is needed."""
+
+from __future__ import annotations
+
+from genai_lifecycle.commands import mode_command
+from genai_lifecycle.config import E2EConfig
+
+
+def test_defaults_need_no_flags():
+    assert mode_command(E2EConfig(), "ui").endswith("e2e_mlflow.py --mode ui")
+
+
+def test_the_places_of_this_run_are_repeated():
+    config = E2EConfig(data_dir="/some where", tracking_uri="http://127.0.0.1:5077", model="gpt2")
+    command = mode_command(config, "serve", "--start")
+    assert command.endswith("--mode serve --start --tracking-uri http://127.0.0.1:5077 --data-dir '/some where'")
+
+
+def test_a_password_is_not_repeated():
+    config = E2EConfig(backend_store_uri="postgresql://me:secret@host/db")
+    assert "secret" not in mode_command(config, "ui")
