@@ -63,7 +63,8 @@ def answer_all(model: TextModel, examples: Sequence[Example], template: str | No
         )
         for e in examples
     ]
-    return model.complete(prompts, Sampling(max_new_tokens=MAX_NEW_TOKENS))
+    # The deadline is for a whole call; here nobody waits at the other end.
+    return model.complete(prompts, Sampling(max_new_tokens=MAX_NEW_TOKENS, timeout_s=3600))
 
 
 def score(examples: Sequence[Example], answers: Sequence[Answer]) -> Scores:
