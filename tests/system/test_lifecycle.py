@@ -78,7 +78,8 @@ def test_four_nested_runs_and_one_trace_for_each_answer(finished, base):
     assert sorted(run.info.run_name for run in nested) == list(TEMPLATES)
     cases = len((REPO / "bundled_model" / "corpus" / "cases.jsonl").read_text("utf-8").splitlines())
     for run in nested:
-        found = mlflow.search_traces(run_id=run.info.run_id, max_results=500, return_type="list")
+        place = [run.info.experiment_id]
+        found = mlflow.search_traces(locations=place, run_id=run.info.run_id, max_results=500, return_type="list")
         assert len(found) == cases
         assert {span.name for span in found[0].data.spans} == {"answer", "render", "generate", "score"}
 
