@@ -25,7 +25,8 @@ from bundled_model.dataset import KNOWN, UNKNOWN, Corpus, Example, held_out, hel
 from bundled_model.phrasings import normalised
 from genai_lifecycle.evaluation.scorers import token_f1
 from genai_lifecycle.prompts.templates import TEMPLATES
-from served_model.huggingface_model import DIALOGUE, PLAIN, Answer, Sampling, TextModel
+from served_model.text_generation.sampling import Sampling
+from served_model.text_generation.text_model import DIALOGUE, PLAIN, Answer, TextModel
 
 MODEL = Path(__file__).resolve().parent / "gpt2-mini"
 SIMPLE = "qa-simple"

@@ -56,6 +56,8 @@ def _add_model_flags(group) -> None:
     )
     group.add_argument("--model-revision", help="branch, tag or commit of a Hub model")
     group.add_argument("--turn-format", help="auto, plain or dialogue (DialoGPT's joined turns); default: auto")
+    group.add_argument("--engine", help="auto, openvino or torch: what answers (default: auto)")
+    group.add_argument("--precision", help="auto, fp32 or int8: weights of the openvino engine (default: auto)")
     group.add_argument("--cases", type=Path, help="JSON lines with question and reference")
     group.add_argument("--max-new-tokens", type=int, help="longest answer in tokens (default: 96)")
     group.add_argument("--seed", type=int, help="seed of the intervals' resampling (default: 0)")

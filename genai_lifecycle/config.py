@@ -19,6 +19,8 @@ BUNDLED_MODEL = CHECKOUT / "bundled_model" / "gpt2-mini"
 BUNDLED_CASES = CHECKOUT / "bundled_model" / "corpus" / "cases.jsonl"
 LOCAL_SERVER_PORT = 5050  # where `--mode ui` listens and where a running MLflow server is looked for
 TURN_FORMATS = ("auto", "plain", "dialogue")
+ENGINES = ("auto", "openvino", "torch")
+PRECISIONS = ("auto", "fp32", "int8")
 
 # Environment variable of each setting that has one. MLFLOW_* are MLflow's own names.
 ENVIRONMENT = {
@@ -29,6 +31,8 @@ ENVIRONMENT = {
     "model": "LIFECYCLE_MODEL",
     "registered_model_name": "LIFECYCLE_REGISTERED_MODEL_NAME",
     "judge_model": "LIFECYCLE_JUDGE_MODEL",
+    "engine": "ENGINE",
+    "precision": "PRECISION",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -40,6 +44,8 @@ class E2EConfig:
     model: str | None = None  # None = the bundled GPT-2; else a folder or a Hub name
     model_revision: str | None = None  # branch, tag or commit of a Hub model; the commit is recorded
     turn_format: str = "auto"  # auto = dialogue for a DialoGPT checkpoint, plain otherwise
+    engine: str = "auto"  # auto = openvino where the checkpoint can be converted, else torch
+    precision: str = "auto"  # of the openvino engine's weights; auto = the fastest within the tolerance
     cases: Path = BUNDLED_CASES  # JSON lines with question and reference
     experiment_name: str = "langchain-e2e"
     registered_model_name: str = "langchain-e2e-model"
@@ -77,8 +83,9 @@ class E2EConfig:
                     f"{name} {value!r} has a character that is not allowed, or is empty or too long.",
                     hint="Use letters, digits, '.', '_' and '-', starting with a letter or digit, 128 at most.",
                 )
-        if self.turn_format not in TURN_FORMATS:
-            raise ConfigError(f"turn_format is {self.turn_format!r}.", hint=f"Use one of {', '.join(TURN_FORMATS)}.")
+        for name, allowed in (("turn_format", TURN_FORMATS), ("engine", ENGINES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}.", hint=f"Use one of {', '.join(allowed)}.")
 
     def _check_ranges(self) -> None:
         if not 1 <= self.max_new_tokens <= 1024:

@@ -12,7 +12,8 @@ LifecycleError                exit 1
  |- PortTaken                 exit 10  another program listens where ours should
  |- StorageFailed             exit 11  the artifact root cannot be written
  |- Busy                      exit 12  another run works on the same data directory
- `- ServerFailed              exit 13  a server that we started did not become ready, or crashed again and again
+ |- ServerFailed              exit 13  a server that we started did not become ready, or crashed again and again
+ `- ConversionFailed          exit 14  the converted model answers with other tokens than transformers
 
 Ctrl-C ends with 130, as a shell expects.
 """
@@ -101,3 +102,9 @@ class ServerFailed(LifecycleError):
     """A server that we started did not become ready, ended by itself, or crashed again and again."""
 
     exit_code = 13
+
+
+class ConversionFailed(LifecycleError):
+    """The model converted for the OpenVINO engine does not give transformers' greedy tokens."""
+
+    exit_code = 14

@@ -1,7 +1,7 @@
 """Answering cases through LangChain: `PromptTemplate | llm`, a whole batch at a time, with the times of each step.
 
-The text generation itself is the served model's own (`served_model.huggingface_model.TextModel`): what an
-experiment measures is what is served later. This is the only module of the orchestrator that imports it.
+The text generation itself is the served model's own (`served_model.text_generation`): what an experiment measures
+is what is served later. This is the only module of the orchestrator that imports it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,12 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, LLMResult
 
 from genai_lifecycle.evaluation.cases import Case
-from served_model.huggingface_model import Answer, Sampling, TextModel, to_langchain_template
+from served_model.text_generation.checkpoint import load_tokenizer, read_limits
+from served_model.text_generation.choice import usable_cpus
+from served_model.text_generation.openvino_engine import OpenVINOEngine
+from served_model.text_generation.prompt import to_langchain_template
+from served_model.text_generation.sampling import Sampling
+from served_model.text_generation.text_model import Answer, TextModel
 
 BATCH = 32  # cases that go through the chain together
 TIMEOUT_S = 3600.0  # nobody waits at the other end: a slow machine takes longer, and its answers stay whole
@@ -89,8 +95,14 @@ class _StepTimes(BaseCallbackHandler):
 
 
 def load_text_model(folder: str, turn_format: str) -> TextModel:
-    """Weights and tokenizer from a folder in HuggingFace format with safetensors weights."""
+    """Weights and tokenizer from a folder in HuggingFace format with safetensors weights, on the torch engine."""
     return TextModel.load(folder, turn_format)
+
+
+def load_converted(folder: Path, ir: Path, turn_format: str, precision: str) -> TextModel:
+    """The same checkpoint on the OpenVINO engine, with the converted weights in `ir`."""
+    engine = OpenVINOEngine(ir, read_limits(folder), usable_cpus(), precision)
+    return TextModel(load_tokenizer(folder), engine, turn_format)
 
 
 def answer_cases(text_model: TextModel, template: str, cases: Sequence[Case], max_new_tokens: int) -> list[CaseAnswer]:
@@ -104,19 +116,29 @@ def answer_cases(text_model: TextModel, template: str, cases: Sequence[Case], ma
     times = _StepTimes()
     chain.batch([{"question": case.question} for case in cases], config={"callbacks": [times]})
     rendered = [times.rendered[row] for row in times.rows]
-    likelihoods = _reference_log_likelihoods(text_model, [item.value for item in rendered], cases)
+    likelihoods = _timed_log_likelihoods(text_model, [item.value for item in rendered], cases)
     return [
         CaseAnswer(case, rendered[i], times.generated[row], likelihoods[i], len(cases))
         for i, (case, row) in enumerate(zip(cases, times.rows, strict=True))
     ]
 
 
-def _reference_log_likelihoods(text_model: TextModel, prompts: Sequence[str], cases: Sequence[Case]) -> list[Timed]:
+def _timed_log_likelihoods(text_model: TextModel, prompts: Sequence[str], cases: Sequence[Case]) -> list[Timed]:
     start_ns = time.time_ns()
+    values = _log_likelihoods(text_model, prompts, cases)
+    return [Timed(value, start_ns, time.time_ns()) for value in values]
+
+
+def _log_likelihoods(text_model: TextModel, prompts: Sequence[str], cases: Sequence[Case]) -> list[float]:
     references = [text_model.encode_answer(case.reference, prompt) for case, prompt in zip(cases, prompts, strict=True)]
     encoded = [text_model.encode(text, (), len(ids)) for text, ids in zip(prompts, references, strict=True)]
-    values = text_model.log_likelihoods(encoded, references)
-    return [Timed(value, start_ns, time.time_ns()) for value in values]
+    return text_model.log_likelihoods(encoded, references)
+
+
+def reference_log_likelihoods(text_model: TextModel, template: str, cases: Sequence[Case]) -> list[float]:
+    """Mean log-probability per token (nats, at most 0) of each case's reference after its prompt."""
+    render = to_langchain_template(template)
+    return _log_likelihoods(text_model, [render.format(question=case.question) for case in cases], cases)
 
 
 def compute_seconds(answers: Sequence[CaseAnswer]) -> float:
@@ -128,10 +150,21 @@ def compute_seconds(answers: Sequence[CaseAnswer]) -> float:
 
 def greedy_answers(text_model: TextModel, template: str, questions: Sequence[str], max_new_tokens: int) -> list[Answer]:
     """Greedy answers, each question in a batch of its own: what a single caller gets."""
-    sampling = _greedy(max_new_tokens)
+    prompts = _prompts(text_model, template, questions, max_new_tokens)
+    return [text_model.complete([prompt], _greedy(max_new_tokens))[0] for prompt in prompts]
+
+
+def answers_together(
+    text_model: TextModel, template: str, questions: Sequence[str], max_new_tokens: int
+) -> list[Answer]:
+    """Greedy answers, all questions handed in at once: what they get in a crowd."""
+    prompts = _prompts(text_model, template, questions, max_new_tokens)
+    return text_model.complete(prompts, _greedy(max_new_tokens))
+
+
+def _prompts(text_model: TextModel, template: str, questions: Sequence[str], max_new_tokens: int) -> list:
     render = to_langchain_template(template)
-    prompts = [text_model.encode(render.format(question=item), (), max_new_tokens) for item in questions]
-    return [text_model.complete([prompt], sampling)[0] for prompt in prompts]
+    return [text_model.encode(render.format(question=item), (), max_new_tokens) for item in questions]
 
 
 def _greedy(max_new_tokens: int) -> Sampling:

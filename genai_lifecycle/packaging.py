@@ -14,18 +14,33 @@ from genai_lifecycle.results import PromptRef
 from genai_lifecycle.tracking.seam import seam
 
 MODEL_CODE = CHECKOUT / "served_model" / "huggingface_model.py"
-# What the served file imports when it answers, at the versions it was tested with here. Written out, because
+PACKAGE_CODE = CHECKOUT / "served_model" / "text_generation"
+# What the served code imports when it answers, at the versions it was tested with here. Written out, because
 # MLflow's own inference of requirements loads the model in a second process.
-REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors", "langchain-core", "pandas")
+REQUIREMENTS = ("mlflow", "tokenizers", "langchain-core", "pandas", "numpy")
+ENGINE_REQUIREMENTS = {
+    "openvino": ("openvino", "openvino-genai"),
+    "torch": ("torch", "transformers", "safetensors"),
+}
 
 
 def stage(folder: Path, source: ModelSource, prompt: PromptRef) -> None:
-    """Lay out the model's artifacts below `folder`: model/ (safetensors only) and prompt.json."""
+    """Lay out the model's artifacts below `folder`: model/ (safetensors only), code/ and prompt.json."""
     model = folder / "model"
     model.mkdir(parents=True)
     for path in needed_files(Path(source.path)):
         shutil.copyfile(path, model / path.name)  # copyfile follows the links of the HuggingFace cache
+    if not (model / "tokenizer.json").exists():
+        _write_tokenizer(Path(source.path), model / "tokenizer.json")
+    shutil.copytree(PACKAGE_CODE, folder / "code", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "prompt.json").write_text(json.dumps(prompt_record(source, prompt), indent=2), "utf-8")
+
+
+def _write_tokenizer(checkpoint: Path, file: Path) -> None:
+    """Older checkpoints have vocab.json and merges.txt only; a served model reads one file, without transformers."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(checkpoint, local_files_only=True).backend_tokenizer.save(str(file))
 
 
 def prompt_record(source: ModelSource, prompt: PromptRef) -> dict[str, object]:
@@ -49,32 +64,56 @@ def log_model(
     source: ModelSource,
     prompt: PromptRef,
     *,
+    engine: str,
     example_question: str,
     max_new_tokens: int,
     metrics: Mapping[str, float],
 ) -> str:
-    """Log what `stage` and `write_golden` laid out, to the run under way; returns the LoggedModel's id.
+    """Log what `stage`, the conversion and `write_golden` laid out, to the run under way; returns the LoggedModel's id.
 
-    `metrics` are those of the prompt in its experiment, and are linked to the LoggedModel.
+    Args:
+        engine: the one that will answer; the requirements name its libraries only.
+        metrics: of the prompt in its experiment; they are linked to the LoggedModel.
     """
     import mlflow
 
     info = mlflow.pyfunc.log_model(
         name="model",
-        python_model=str(MODEL_CODE),
-        artifacts={name: str(folder / file) for name, file in ARTIFACTS.items()},
-        signature=_signature(max_new_tokens),
         input_example={"question": [example_question]},
-        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
         params=_as_text(source.as_params() | {"prompt": str(prompt)}),
         tags=_as_text(source.as_params() | {"prompt_name": prompt.name, "prompt_version": prompt.version or ""}),
         prompts=[f"prompts:/{prompt.name}/{prompt.version}"] if prompt.version else None,
+        **_package(folder, engine, max_new_tokens),
     )
     mlflow.log_metrics(dict(metrics), model_id=info.model_id)
     return info.model_id
 
 
-ARTIFACTS = {"model": "model", "prompt": "prompt.json", "golden": "golden.json"}
+@seam
+def save_model(folder: Path, target: Path, *, engine: str, max_new_tokens: int) -> None:
+    """The same package as a folder of its own, without a run or a registry."""
+    import mlflow
+
+    mlflow.pyfunc.save_model(target, **_package(folder, engine, max_new_tokens))
+
+
+def _package(folder: Path, engine: str, max_new_tokens: int) -> dict[str, object]:
+    """What makes a PyFunc of the staged files."""
+    return {
+        "python_model": str(MODEL_CODE),
+        "artifacts": {name: str(folder / file) for name, file in ARTIFACTS.items()},
+        "signature": _signature(max_new_tokens),
+        "pip_requirements": pinned(*REQUIREMENTS, *ENGINE_REQUIREMENTS[engine]),
+        "model_config": {"engine": "auto", "threads": 0},
+    }
+
+
+ARTIFACTS = {"code": "code", "model": "model", "ir": "ir", "prompt": "prompt.json", "golden": "golden.json"}
+
+
+def pinned(*names: str) -> list[str]:
+    """Requirement lines at the versions that are installed here."""
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 
 def _as_text(values: Mapping[str, object]) -> dict[str, str]:

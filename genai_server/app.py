@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from genai_server.errors import Overloaded, ServerError
+from genai_server.errors import ServerError
 from genai_server.predictor import FAILED, LoadedModel, Predictor, load_from_mlflow
 from genai_server.routes import ask, health
 from genai_server.settings import ServerSettings
@@ -33,7 +33,7 @@ def create_app(
     app = FastAPI(title="Causal language model server", lifespan=partial(_lifespan, on_failure=on_failure))
     app.state.settings = settings
     app.state.predictor = Predictor(
-        partial(load_model, settings.model_uri, settings.tracking_uri), settings.workers, settings.queue_limit
+        partial(load_model, settings.model_uri, settings.tracking_uri), settings.queue_limit
     )
     app.include_router(ask.router)
     app.include_router(health.router)
@@ -63,7 +63,7 @@ def _problem(status: int, title: str, detail: str, headers: dict[str, str] | Non
 
 
 async def _refused(request: Request, exc: ServerError) -> JSONResponse:
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(exc, Overloaded) else None
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if exc.status in (429, 503) else None
     return _problem(exc.status, type(exc).__name__, f"{exc.message} {exc.hint}".strip(), headers)
 
 

@@ -29,6 +29,12 @@ class NotReady(ServerError):
     status = 503
 
 
+class EngineDown(ServerError):
+    """The engine ended under the question, or is being started afresh."""
+
+    status = 503
+
+
 class Overloaded(ServerError):
     """Too many questions wait already."""
 

@@ -1,20 +1,21 @@
-"""The model behind the server: loading, the golden prompts, and answering on a bounded number of threads.
+"""The model behind the server: loading, the golden prompts, and how many questions are taken at once.
 
-Knows MLflow's `predict` and the model's own files; knows no HTTP.
+Knows the registry and the answerers; knows no HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from genai_server.errors import BadQuestion, NotReady, Overloaded
+from genai_server.answerers import Answerer, answerer_of
+from genai_server.errors import BadQuestion, EngineDown, NotReady, Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,7 @@ LOADING, READY, FAILED = "loading", "ready", "failed"
 class LoadedModel:
     """A model with what the registry and its own files say of it."""
 
-    predict: Callable[..., Sequence[Mapping[str, Any]]]
-    golden: Sequence[Mapping[str, Any]]  # question, token_ids, max_new_tokens
+    answerer: Answerer
     info: Mapping[str, Any]  # the fields of schemas.ModelInfo
 
 
@@ -41,13 +41,11 @@ def load_from_mlflow(model_uri: str, tracking_uri: str | None) -> LoadedModel:
     if tracking_uri:
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_registry_uri(tracking_uri)
-    model = mlflow.pyfunc.load_model(model_uri)
-    python_model = model.unwrap_python_model()
-    return LoadedModel(model.predict, getattr(python_model, "golden", []), _info(model_uri, python_model))
+    answerer = answerer_of(mlflow.pyfunc.load_model(model_uri))
+    return LoadedModel(answerer, _info(model_uri, answerer.prompt) | {"engine": dict(answerer.describe())})
 
 
-def _info(model_uri: str, python_model: Any) -> dict[str, Any]:
-    prompt = getattr(python_model, "prompt", {})
+def _info(model_uri: str, prompt: Mapping[str, Any]) -> dict[str, Any]:
     info = {
         "model": model_uri,
         "model_version": None,
@@ -79,55 +77,75 @@ def _registered(model_uri: str) -> dict[str, Any]:
 
 
 class Predictor:
-    """One model and its threads. Made at once, loaded by `load`, then `answer` may be called."""
+    """One model and the questions it was given. Made at once, loaded by `load`, then it may be asked."""
 
-    def __init__(self, load: Callable[[], LoadedModel], workers: int, queue_limit: int):
-        self._load, self._most = load, workers + queue_limit
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="answer")
+    def __init__(self, load: Callable[[], LoadedModel], queue_limit: int):
+        self._load, self._most = load, queue_limit
         self._accepted = 0
         self.model: LoadedModel | None = None
-        self.status, self.failure = LOADING, ""
+        self.failure = ""
+
+    @property
+    def status(self) -> str:
+        """loading, ready or failed; an engine that is being started afresh counts as loading."""
+        if self.failure:
+            return FAILED
+        return READY if self.model is not None and self.model.answerer.is_healthy() else LOADING
 
     async def load(self) -> None:
         """Load the model and replay its golden prompts; afterwards `status` is ready or failed."""
         try:
-            self.model = await asyncio.get_running_loop().run_in_executor(self._pool, self._checked)
-            self.status = READY
-            log.info("ready: %s version %s", self.model.info["model"], self.model.info["model_version"])
+            model = await asyncio.to_thread(self._load)
+            await self._replay_golden(model.answerer)
+            self.model = model
+            log.info("ready: %s version %s", model.info["model"], model.info["model_version"])
         except (MlflowException, GoldenMismatch, OSError, ImportError, ValueError, RuntimeError) as exc:
             lines = str(exc).strip().splitlines() or [type(exc).__name__]
-            self.status, self.failure = FAILED, lines[0]
+            self.failure = lines[0]
             log.error("the model cannot be served: %s", self.failure)
 
-    def _checked(self) -> LoadedModel:
-        model = self._load()
-        for item in model.golden:
-            answer = model.predict(item["question"], params={"max_new_tokens": item["max_new_tokens"]})[0]
+    async def _replay_golden(self, answerer: Answerer) -> None:
+        for item in answerer.golden:
+            params = {"max_new_tokens": item["max_new_tokens"]}
+            answer = await answerer.ask({"question": item["question"]}, params)
             if answer["token_ids"] != item["token_ids"]:
                 raise GoldenMismatch(f"The golden question {item['question']!r} got another answer than at deploy.")
-        return model
 
     async def answer(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Answer one question. Raises NotReady, Overloaded or BadQuestion."""
+        """Answer one question. Raises NotReady, Overloaded, BadQuestion or EngineDown."""
+        with self._accepted_one() as answerer, _in_our_words():
+            return await answerer.ask(question, params)
+
+    async def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+        """As `answer`, piece by piece. Closing the iterator stops the generation."""
+        with self._accepted_one() as answerer, _in_our_words():
+            async for piece in answerer.stream(question, params):
+                yield piece
+
+    @contextmanager
+    def _accepted_one(self) -> Iterator[Answerer]:
         if self.model is None:
             raise NotReady(f"The model is {self.status}.", "Ask again when /health/ready answers 200.")
         if self._accepted >= self._most:
             raise Overloaded("Too many questions wait already.", "Ask again in a second.")
         self._accepted += 1
         try:
-            work = self._pool.submit(self._predict, question, params)
-            return await asyncio.wrap_future(work)
+            yield self.model.answerer
         finally:
             self._accepted -= 1
 
-    def _predict(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            return self.model.predict(dict(question), params=dict(params))[0]
-        except MlflowException as exc:
-            if exc.error_code == "INVALID_PARAMETER_VALUE":
-                raise BadQuestion(exc.message) from exc
-            raise
-
     def close(self) -> None:
-        """Wait for what was accepted."""
-        self._pool.shutdown(wait=True)
+        """End the model's engine."""
+        if self.model is not None:
+            self.model.answerer.close()
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """MLflow's exceptions, which the model raises, as the server's own."""
+    try:
+        yield
+    except MlflowException as exc:
+        if exc.error_code == "INVALID_PARAMETER_VALUE":
+            raise BadQuestion(exc.message) from exc
+        raise EngineDown(exc.message, "Ask again in a few seconds.") from exc

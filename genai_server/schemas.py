@@ -58,6 +58,7 @@ class ModelInfo(BaseModel):
     run_id: str | None
     base_model: str | None
     weights_sha256: str | None
+    engine: Annotated[dict[str, str | int | None], Field(description="What answers, and why it is this one.")]
 
 
 class Health(BaseModel):

@@ -17,15 +17,13 @@ class ServerSettings:
     tracking_uri: str | None = None  # None = MLflow's own default
     host: str = "127.0.0.1"
     port: int = 5001
-    queue_limit: int = 64  # questions that may wait; the next one gets 429
-    workers: int = 4  # questions answered at once
+    queue_limit: int = 256  # questions under way or waiting; the next one gets 429
     request_timeout_s: float = 60.0  # then the answer so far is returned
     grace_s: float = 30.0  # after SIGTERM, for what was accepted
 
     def __post_init__(self) -> None:
         _require(1 <= self.port <= 65535, "PORT", self.port, "from 1 to 65535")
-        _require(self.queue_limit >= 0, "QUEUE_LIMIT", self.queue_limit, "0 or more")
-        _require(1 <= self.workers <= 64, "WORKERS", self.workers, "from 1 to 64")
+        _require(self.queue_limit >= 1, "QUEUE_LIMIT", self.queue_limit, "1 or more")
         _require(0 < self.request_timeout_s <= 3600, "REQUEST_TIMEOUT_S", self.request_timeout_s, "above 0, up to 3600")
         _require(0 < self.grace_s <= 600, "GRACE_S", self.grace_s, "above 0, up to 600")
 
@@ -38,7 +36,6 @@ class ServerSettings:
             host=env.get("HOST") or cls.host,
             port=_number(env, "PORT", cls.port, int),
             queue_limit=_number(env, "QUEUE_LIMIT", cls.queue_limit, int),
-            workers=_number(env, "WORKERS", cls.workers, int),
             request_timeout_s=_number(env, "REQUEST_TIMEOUT_S", cls.request_timeout_s, float),
             grace_s=_number(env, "GRACE_S", cls.grace_s, float),
         )

@@ -89,10 +89,9 @@ def store(make_config):
 
 
 def saved_model(folder: Path, weights: Path) -> Path:
-    """A served model as a folder, laid out and saved by the packaging module's own parts."""
-    import mlflow
-
+    """A served model as a folder, laid out and saved by the packaging module's own parts; the torch engine answers."""
     from genai_lifecycle import packaging
+    from genai_lifecycle.conversion.precision import not_converted
     from genai_lifecycle.generation import greedy_answers, load_text_model
     from genai_lifecycle.model_source import ModelSource
     from genai_lifecycle.results import PromptRef
@@ -100,6 +99,7 @@ def saved_model(folder: Path, weights: Path) -> Path:
     source = ModelSource("tiny", "folder", str(weights), None, "plain", "0" * 64)
     prompt = PromptRef("qa-simple", 3, "Question: {{question}}\nAnswer:")
     packaging.stage(folder / "staged", source, prompt)
+    not_converted(folder / "staged" / "ir", "a test wants the torch engine")
     answer = greedy_answers(load_text_model(str(weights), "plain"), prompt.template, ["What is MLflow?"], 8)[0]
     golden = {
         "question": "What is MLflow?",
@@ -108,11 +108,32 @@ def saved_model(folder: Path, weights: Path) -> Path:
         "max_new_tokens": 8,
     }
     packaging.write_golden(folder / "staged", [golden])
-    mlflow.pyfunc.save_model(
-        folder / "saved",
-        python_model=str(packaging.MODEL_CODE),
-        artifacts={name: str(folder / "staged" / file) for name, file in packaging.ARTIFACTS.items()},
-        signature=packaging._signature(96),
-        pip_requirements=["mlflow"],
-    )
+    packaging.save_model(folder / "staged", folder / "saved", engine="torch", max_new_tokens=96)
     return folder / "saved"
+
+
+class StandIn:
+    """A model for the server that always gives the same answer, or waits until it is released."""
+
+    prompt: dict = {}
+
+    def __init__(self, answer: dict, golden: list[dict] | None = None, hold: object | None = None):
+        self.said, self.golden, self.hold = answer, golden or [], hold
+        self.healthy, self.closed = True, False
+
+    async def ask(self, question: dict, params: dict) -> dict:
+        if self.hold is not None:
+            await self.hold.wait()
+        return {**self.said, **question}
+
+    async def stream(self, question: dict, params: dict):
+        yield {"delta": "", **await self.ask(question, params)}
+
+    def is_healthy(self) -> bool:
+        return self.healthy
+
+    def describe(self) -> dict:
+        return {"name": "stand-in"}
+
+    def close(self) -> None:
+        self.closed = True

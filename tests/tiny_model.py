@@ -98,3 +98,63 @@ def lay_out_as_hub(cache, name: str, folder) -> None:
     for number, path in enumerate(folder.iterdir()):
         shutil.copy(path, repo / "blobs" / f"blob{number}")
         (snapshot / path.name).symlink_to(f"../../blobs/blob{number}")
+
+
+# --- taught and converted: what the tests of the served model answer with --------------------------
+
+TEMPLATE = "Question: {{question}}\nAnswer:"
+UNICODE = "こんにちは, naïve café 🙂👩‍👩‍👧 bye."
+LESSONS = {
+    "Say hello.": UNICODE,
+    "What is overfitting?": "Overfitting is learning the data too closely.",
+    "Count.": "one two three four five six seven eight nine ten",
+    "Write two lines.": "first line\nsecond line",
+}
+
+
+def make_lessons_gpt2(folder: Path) -> Path:
+    """The GPT-2 that was taught the answers of `LESSONS`, asked through `TEMPLATE`."""
+    return make_taught_gpt2(folder, {rendered(question): f" {answer}" for question, answer in LESSONS.items()})
+
+
+def rendered(question: str) -> str:
+    return TEMPLATE.replace("{{question}}", question)
+
+
+def make_ir(folder: Path, target: Path) -> Path:
+    """The checkpoint in `folder`, converted in fp32, with the record that `deploy` writes beside it."""
+    from genai_lifecycle.conversion import ir
+
+    ir.save(ir.convert(folder), target)
+    record = {"converted": True, "precision": "fp32", "reason": "asked for", "figures": {}}
+    (target / "conversion.json").write_text(json.dumps(record))
+    return target
+
+
+def open_engine(name: str, folder: Path, ir: Path):
+    """The engine of that name over a checkpoint and its converted model."""
+    from served_model.text_generation.checkpoint import read_limits
+    from served_model.text_generation.openvino_engine import OpenVINOEngine
+    from served_model.text_generation.torch_engine import TorchEngine
+
+    if name == "torch":
+        return TorchEngine.load_from(folder, 1)
+    return OpenVINOEngine(ir, read_limits(folder), 1, "fp32")
+
+
+def transformers_greedy(folder: Path, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """What transformers' own `generate` answers, without the end token; prompts of one length at a time, unpadded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    answers: list[list[int]] = [[] for _ in prompts]
+    for length in {len(prompt) for prompt in prompts}:
+        rows = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+        ids = torch.tensor([prompts[i] for i in rows])
+        given = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=0
+        )
+        for i, row in zip(rows, given[:, length:].tolist(), strict=True):
+            answers[i] = row[: row.index(0)] if 0 in row else row
+    return answers

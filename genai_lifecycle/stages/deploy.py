@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from genai_lifecycle import packaging
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.evaluation.cases import load_cases, spread
-from genai_lifecycle.generation import greedy_answers, load_text_model
+from genai_lifecycle.conversion.precision import Conversion, Trial, convert_checkpoint, not_converted
+from genai_lifecycle.evaluation.cases import Case, load_cases, spread
+from genai_lifecycle.generation import Answer, greedy_answers, load_converted, load_text_model
 from genai_lifecycle.model_source import ModelSource
 from genai_lifecycle.results import DeploymentResult, PromptRef
 from genai_lifecycle.scratch import scratch_folder
@@ -30,39 +32,76 @@ def deploy_model(
     Args:
         metrics: of the prompt in its experiment; they are linked to the logged model.
     """
-    questions = [case.question for case in spread(load_cases(config.cases), GOLDEN_CASES)]
+    cases = load_cases(config.cases)
     log.info("Packaging %s with prompt %s.", source.name, prompt)
     with (
         scratch_folder(config.staging_dir, "deploy") as folder,
         runs.run("deploy", "deploy", tags={"lifecycle.prompt": str(prompt)}) as run_id,
     ):
         packaging.stage(folder, source, prompt)
-        started = time.monotonic()
-        golden = _golden(folder / "model", source, prompt, questions, config.max_new_tokens)
-        compute_s = time.monotonic() - started
-        packaging.write_golden(folder, golden)
-        runs.log_results(source.as_params() | {"prompt": str(prompt)}, {})
+        engine, compute_s = _prepare(folder, config, source, prompt, cases)
         model_id = packaging.log_model(
             folder, source, prompt,
-            example_question=questions[0], max_new_tokens=config.max_new_tokens, metrics=metrics,
+            engine=engine, example_question=cases[0].question, max_new_tokens=config.max_new_tokens, metrics=metrics,
         )  # fmt: skip
     return _register(config, source, store, prompt, model_id, run_id, compute_s)
 
 
+def _prepare(
+    folder: Path, config: E2EConfig, source: ModelSource, prompt: PromptRef, cases: Sequence[Case]
+) -> tuple[str, float]:
+    """Convert the staged checkpoint and record its golden answers; returns the engine's name and compute seconds."""
+    questions = [case.question for case in spread(cases, GOLDEN_CASES)]
+    started = time.monotonic()
+    with closing(load_text_model(str(folder / "model"), source.turn_format)) as reference:
+        expected = greedy_answers(reference, prompt.template, questions, config.max_new_tokens)
+    trial = Trial(
+        source.turn_format, prompt.template, questions, [a.token_ids for a in expected], cases, config.max_new_tokens
+    )
+    conversion = _convert(folder, config, trial)
+    given = _answers(folder, source, prompt, questions, config, conversion) if conversion.converted else expected
+    compute_s = time.monotonic() - started
+    packaging.write_golden(folder, _golden(questions, given, expected, config.max_new_tokens))
+    params = source.as_params() | {"prompt": str(prompt), "precision": conversion.precision}
+    engine = "openvino" if conversion.converted else "torch"
+    runs.log_results(params | {"engine": engine, "engine_reason": conversion.reason}, conversion.figures)
+    return engine, compute_s
+
+
+def _convert(folder: Path, config: E2EConfig, trial: Trial) -> Conversion:
+    if config.engine == "torch":
+        return not_converted(folder / "ir", "the engine 'torch' was asked for at deploy")
+    return convert_checkpoint(folder / "model", folder / "ir", trial, config.precision)
+
+
+def _answers(
+    folder: Path,
+    source: ModelSource,
+    prompt: PromptRef,
+    questions: Sequence[str],
+    config: E2EConfig,
+    conversion: Conversion,
+) -> list[Answer]:
+    """Greedy answers of the converted model, one question at a time as a caller would ask them."""
+    with closing(
+        load_converted(folder / "model", folder / "ir", source.turn_format, conversion.precision)
+    ) as text_model:
+        return greedy_answers(text_model, prompt.template, questions, config.max_new_tokens)
+
+
 def _golden(
-    model: Path, source: ModelSource, prompt: PromptRef, questions: Sequence[str], max_new_tokens: int
+    questions: Sequence[str], given: Sequence[Answer], expected: Sequence[Answer], max_new_tokens: int
 ) -> list[dict[str, object]]:
-    """Greedy answers of the staged files themselves, one question at a time as a caller would ask them."""
-    text_model = load_text_model(str(model), source.turn_format)
-    answers = greedy_answers(text_model, prompt.template, questions, max_new_tokens)
+    """`token_ids` of the engine that will answer, and those of torch for whoever switches to it."""
     return [
         {
             "question": question,
             "answer": answer.answer,
             "token_ids": answer.token_ids,
+            "torch_token_ids": torch_answer.token_ids,
             "max_new_tokens": max_new_tokens,
         }
-        for question, answer in zip(questions, answers, strict=True)
+        for question, answer, torch_answer in zip(questions, given, expected, strict=True)
     ]
 
 

@@ -76,6 +76,7 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
         "MLFLOW_MODEL_URI": _model_uri(config),
         "HOST": host,
         "PORT": str(port),
+        "ENGINE": config.engine,
     }
     if is_port_taken(host, port):
         raise PortTaken(

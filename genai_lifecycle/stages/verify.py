@@ -46,7 +46,9 @@ def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
     ):
         observed = _observe(folder, candidate, store, cases)
         checks = (
-            all_checks(observed, cases, measured.get("token_f1")) if observed.get("forms") else [_did_not_run(observed)]
+            all_checks(observed, cases, measured.get("token_f1"), candidate.tags["weights_sha256"])
+            if observed.get("forms")
+            else [_did_not_run(observed)]
         )
         _log_report(folder, candidate, checks, observed)
     return _decide(candidate, checks, run_id, observed)

@@ -13,7 +13,9 @@ F1_MARGIN = 0.02  # how far the served model may fall behind what its prompt rea
 SLOWEST_TOKEN_S = 0.5  # a single answer may take this much for each token of its limit; a stuck model takes more
 
 
-def all_checks(observed: Mapping[str, Any], cases: Sequence[Case], expected_f1: float | None) -> list[Check]:
+def all_checks(
+    observed: Mapping[str, Any], cases: Sequence[Case], expected_f1: float | None, weights_sha256: str
+) -> list[Check]:
     """Every check in the order of the report.
 
     Args:
@@ -21,8 +23,11 @@ def all_checks(observed: Mapping[str, Any], cases: Sequence[Case], expected_f1: 
         cases: in the order of the questions that the probe was given.
         expected_f1: mean token F1 of the prompt in its experiment over the same cases; None skips nothing but
             the comparison.
+        weights_sha256: of the base model, as the version's tag has it.
     """
     return [
+        _weights(observed["weights_sha256"], weights_sha256),
+        _engine(observed["engine"], observed["conversion"]),
         *[_form(name, seen, observed) for name, seen in observed["forms"].items()],
         *[_refused(name, seen) for name, seen in observed["refused"].items()],
         _parameters(observed),
@@ -31,6 +36,20 @@ def all_checks(observed: Mapping[str, Any], cases: Sequence[Case], expected_f1: 
         _quality(observed["cases"], cases, expected_f1),
         _latency(observed["golden"]),
     ]
+
+
+def _weights(found: str, expected: str) -> Check:
+    right = found == expected
+    return Check("weights", right, f"sha256 {found[:12]}" if right else f"sha256 {found[:12]}, not {expected[:12]}")
+
+
+def _engine(engine: Mapping[str, Any], conversion: Mapping[str, Any]) -> Check:
+    """The engine that the version was made for answers, not its stand-in."""
+    expected = "openvino" if conversion["converted"] else "torch"
+    detail = f"{engine['name']}, {engine['precision']} weights, {engine['threads']} threads"
+    if engine["name"] == expected:
+        return Check("engine", True, detail)
+    return Check("engine", False, f"{detail}, but the version was made for {expected}: {engine['reason']}")
 
 
 def _form(name: str, seen: Mapping[str, Any], observed: Mapping[str, Any]) -> Check:

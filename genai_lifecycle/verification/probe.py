@@ -4,6 +4,7 @@ Run as a file, outside the checkout and with `python -I`, so that none of our pa
 accident: `probe.py REQUEST.json OBSERVED.json`. The checks on the observations are in `checks.py`.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -28,12 +29,15 @@ def observe(request: dict) -> dict:
     started = time.monotonic()
     model = mlflow.pyfunc.load_model(request["model_uri"], dst_path=request["download_dir"])
     load_s = time.monotonic() - started
-    with open(find_golden(request["download_dir"]), encoding="utf-8") as file:
-        golden = json.load(file)
+    packaged = model.unwrap_python_model().model
+    golden = packaged.golden
     question = golden[0]["question"]
     started = time.monotonic()
     observed = {
         "load_s": load_s,
+        "weights_sha256": weights_sha256(find(request["download_dir"], "config.json")),
+        "engine": packaged.describe(),
+        "conversion": read_json(find(request["download_dir"], "conversion.json"), "conversion.json"),
         "forms": {name: attempt(model, form) for name, form in forms(question).items()},
         "refused": {name: attempt(model, form) for name, form in bad_forms().items()},
         "params": {name: attempt(model, question, params) for name, params in params_tried().items()},
@@ -45,9 +49,24 @@ def observe(request: dict) -> dict:
     return observed | {"compute_s": time.monotonic() - started}
 
 
-def find_golden(folder: str) -> str:
-    """The golden answers that were packaged with the model."""
-    return next(os.path.join(path, "golden.json") for path, _, files in os.walk(folder) if "golden.json" in files)
+def find(folder: str, name: str) -> str:
+    """The folder, somewhere below `folder`, that has a file of this name."""
+    return next(path for path, _, files in os.walk(folder) if name in files)
+
+
+def read_json(folder: str, name: str) -> dict:
+    with open(os.path.join(folder, name), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def weights_sha256(folder: str) -> str:
+    """One hash over all safetensors files, in the order of their names, as the version's tag has it."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in os.listdir(folder) if name.endswith(".safetensors")):
+        with open(os.path.join(folder, name), "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def forms(question: str) -> dict:

@@ -16,7 +16,7 @@ from bundled_model.evaluate import MODEL, SIMPLE, answer_all, is_declined, score
 from bundled_model.phrasings import normalised
 from genai_lifecycle.evaluation.scorers import token_f1
 from genai_lifecycle.prompts.templates import TEMPLATES
-from served_model.huggingface_model import TextModel
+from served_model.text_generation.text_model import TextModel
 
 SAME_MEANING = 0.6  # token F1 from which two answers of this corpus say the same thing
 KNOWN_SAMPLE, UNKNOWN_SAMPLE = 150, 100

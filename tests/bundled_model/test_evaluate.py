@@ -7,7 +7,7 @@ import pytest
 from bundled_model import evaluate
 from bundled_model.dataset import KNOWN, SMALLTALK, UNKNOWN, Example
 from bundled_model.evaluate import is_declined, score
-from served_model.huggingface_model import Answer
+from served_model.text_generation.text_model import Answer
 
 DECLINE = "I don't know about that; ask me about AI and machine learning."
 

@@ -12,7 +12,8 @@ from bundled_model import train as recipe_file
 from bundled_model.dataset import KNOWN, Example, load_corpus
 from bundled_model.train import CHECKPOINT, Recipe, Training, collate, encode, export, smaller, train, train_tokenizer
 from genai_lifecycle.prompts.templates import TEMPLATES
-from served_model.huggingface_model import DIALOGUE, PLAIN, Sampling, TextModel
+from served_model.text_generation.sampling import Sampling
+from served_model.text_generation.text_model import DIALOGUE, PLAIN, TextModel
 
 TINY = Recipe(steps=6, batch=4, vocabulary=500, layers=1, width=32, heads=2, warmup=2, checkpoint_every=3)
 
@@ -71,7 +72,7 @@ def trained_rows(tokenizer, example, **shares):
 
 
 def served_row(model, example, text):
-    end = min(model.engine.eos_ids)
+    end = model.engine.limits.eos_id
     prompt = model.encode(text, example.history).token_ids
     return tuple(prompt), (*model.encode_answer(example.answer, text, example.history), end)
 
@@ -178,7 +179,7 @@ def test_the_folder_is_a_plain_gpt2_that_answers(plain, folder):
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     assert plain.tokenizer.eos_token == plain.tokenizer.pad_token == "<|endoftext|>"
-    assert plain.engine.eos_ids == {plain.tokenizer.eos_token_id}
+    assert plain.engine.limits.eos_ids == {plain.tokenizer.token_to_id("<|endoftext|>")}
     answer = plain.complete([plain.encode("Question: What is dropout?\nAnswer:")], Sampling(max_new_tokens=4))[0]
     assert answer.completion_tokens + (answer.finish_reason == "stop") in range(1, 5)
 

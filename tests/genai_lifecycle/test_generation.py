@@ -15,7 +15,7 @@ from genai_lifecycle.generation import (
     greedy_answers,
     load_text_model,
 )
-from served_model.huggingface_model import Sampling
+from served_model.text_generation.sampling import Sampling
 
 TEMPLATE = "Question: {{question}}\nAnswer:"
 
@@ -50,7 +50,7 @@ def test_the_likelihood_is_that_of_the_reference_after_the_prompt(text_model):
     answers = answer_cases(text_model, TEMPLATE, cases, 2)
     for item in answers:
         prompt = text_model.encode(item.rendered.value)
-        reference = text_model.tokenizer(f" {item.case.reference}")["input_ids"]
+        reference = text_model.tokenizer.encode(f" {item.case.reference}").ids
         (expected,) = text_model.log_likelihoods([prompt], [reference])
         assert item.log_likelihood.value == pytest.approx(expected, abs=1e-5)
 

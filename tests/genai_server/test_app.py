@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
 import pytest
-from conftest import saved_model
+from conftest import StandIn, saved_model
 from fastapi.testclient import TestClient
 
 from genai_server.app import create_app
@@ -42,17 +43,19 @@ def test_an_answer_has_its_metadata(client):
 
 def test_the_same_question_gets_the_same_greedy_answer_as_the_model(client, model_folder):
     loaded = load_from_mlflow(str(model_folder), None)
-    direct = loaded.predict({"question": "What is MLflow?"}, params={})[0]["answer"]
+    direct = asyncio.run(loaded.answerer.ask({"question": "What is MLflow?"}, {}))["answer"]
     assert client.post("/ask", json={"question": "What is MLflow?"}).json()["answer"] == direct
 
 
 def test_the_golden_answers_recorded_at_deploy_are_replayed(client, model_folder):
-    golden = load_from_mlflow(str(model_folder), None).golden
+    golden = load_from_mlflow(str(model_folder), None).answerer.golden
     assert [item["question"] for item in golden] == ["What is MLflow?"] and golden[0]["token_ids"]
 
 
 def test_who_answers(client):
-    assert client.get("/model/info").json()["prompt"] == "qa-simple/3"
+    info = client.get("/model/info").json()
+    assert info["prompt"] == "qa-simple/3"
+    assert info["engine"]["name"] == "torch" and info["engine"]["reason"] == "a test wants the torch engine"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_live_at_once_and_ready_only_after_loading():
 
     def slow(uri, tracking_uri):
         go_on.wait(30)
-        return LoadedModel(lambda question, params: [{}], [], {"model": "m", "model_version": None, "prompt": ""})
+        return LoadedModel(StandIn({}), {"model": "m", "model_version": None, "prompt": ""})
 
     with TestClient(create_app(ServerSettings(), slow)) as client:
         assert client.get("/health/live").status_code == 200
@@ -98,7 +101,7 @@ def test_another_answer_to_a_golden_question_is_never_ready():
     golden = [{"question": "What is MLflow?", "token_ids": [1, 2, 3], "max_new_tokens": 8}]
 
     def changed(uri, tracking_uri):
-        return LoadedModel(lambda question, params: [{"token_ids": [1, 2, 4]}], golden, {"model": "m"})
+        return LoadedModel(StandIn({"token_ids": [1, 2, 4]}, golden), {"model": "m"})
 
     with TestClient(create_app(ServerSettings(), changed, on_failure=failed.set)) as client:
         assert failed.wait(10)

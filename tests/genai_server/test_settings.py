@@ -29,7 +29,7 @@ def test_defaults_and_environment():
         ({"GRACE_S": "-1"}, "GRACE_S is -1"),
         ({"QUEUE_LIMIT": "x"}, "QUEUE_LIMIT='x'"),
         ({"REQUEST_TIMEOUT_S": "0"}, "REQUEST_TIMEOUT_S is 0"),
-        ({"WORKERS": "0"}, "WORKERS is 0"),
+        ({"QUEUE_LIMIT": "0"}, "QUEUE_LIMIT is 0"),
     ],
 )
 def test_a_wrong_value_stops_the_start_with_its_name(env, said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ def test_only_the_generation_module_imports_the_served_model():
     assert users == ["generation.py"]
 
 
+def test_the_served_package_imports_itself_relatively_only():
+    """It is loaded under a name made from its hash, so that two versions live in one process."""
+    for path in files_of("served_model/text_generation"):
+        assert "served_model" not in packages(imported(path)), path
+
+
+def test_the_engines_process_knows_neither_torch_nor_us():
+    worker = REPO / "served_model" / "text_generation" / "openvino_worker.py"
+    assert packages(imported(worker)) - set(sys.stdlib_module_names) == {"numpy", "openvino", "openvino_genai"}
+
+
+def test_only_the_conversion_touches_openvino():
+    users = {path for path in files_of("genai_lifecycle") if packages(imported(path)) & {"openvino", "nncf"}}
+    assert {path.parent.name for path in users} == {"conversion"}
+
+
 def test_a_stage_never_imports_a_stage():
     for path in files_of("genai_lifecycle/stages"):
         assert not [name for name in imported(path) if name.startswith("genai_lifecycle.stages")], path
@@ -77,4 +94,4 @@ def test_nothing_heavy_is_imported_at_the_top_level():
 
 def test_the_probe_imports_nothing_of_ours():
     probe = REPO / "genai_lifecycle" / "verification" / "probe.py"
-    assert packages(imported(probe)) == {"json", "os", "sys", "time", "mlflow", "pandas"}
+    assert packages(imported(probe)) == {"hashlib", "json", "os", "sys", "time", "mlflow", "pandas"}

@@ -59,7 +59,7 @@ def test_a_version_that_passes_becomes_champion(life, report):
 def test_every_kind_of_check_was_made(report):
     names = [check.name for check in report.checks]
     assert names == [
-        "input as dataframe", "input as dict", "input as dict of list", "input as list of str",
+        "weights", "engine", "input as dataframe", "input as dict", "input as dict of list", "input as list of str",
         "input as list of dict", "input as string", "refuses no question column", "refuses empty question",
         "refuses number", "parameters", "streaming", "golden answers", "case quality", "latency",
     ]  # fmt: skip
@@ -73,10 +73,10 @@ def test_the_report_is_an_artifact_of_the_tests_run(life, report, tmp_path):
     folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=str(tmp_path)))
     assert len(json.loads((folder / "test_report.json").read_text())) == len(report.checks)
     text = (folder / "test_report.md").read_text("utf-8")
-    assert "14 of 14 checks passed." in text
-    assert text.count("| passed |") == 14
+    assert "16 of 16 checks passed." in text
+    assert text.count("| passed |") == 16
     metrics = mlflow.get_run(run_id).data.metrics
-    assert metrics["checks_passed"] == metrics["checks"] == 14
+    assert metrics["checks_passed"] == metrics["checks"] == 16
     assert metrics["load_s"] > 0
 
 
@@ -90,7 +90,7 @@ def test_tampered_weights_are_refused_and_the_champion_stays(life, report, redep
     weights = folder / "model" / "model.safetensors"
     tensors = load_file(weights)
     save_file({name: tensor.flip(0) for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
-    with pytest.raises(VerificationFailed, match=f"Version {version} failed .* golden answers") as failed:
+    with pytest.raises(VerificationFailed, match=f"Version {version} failed 1 of 16 checks: weights") as failed:
         verify_candidate(life.config, life.store)
     assert failed.value.exit_code == 6
     assert "No alias was moved" in failed.value.hint
@@ -105,7 +105,7 @@ def test_tampered_golden_answers_are_refused_then_a_good_version_follows(life, r
     golden = json.loads((folder / "golden.json").read_text("utf-8"))
     golden[-1]["token_ids"][0] += 1
     (folder / "golden.json").write_text(json.dumps(golden))
-    with pytest.raises(VerificationFailed, match="failed 1 of 14 checks: golden answers .1 of 5 differ"):
+    with pytest.raises(VerificationFailed, match="failed 1 of 16 checks: golden answers .1 of 5 differ"):
         verify_candidate(life.config, life.store)
     assert aliases(life) == {"champion": "1", "previous": None}
     assert version_tags(life, version)["lifecycle.test"] == "failed"
@@ -118,11 +118,21 @@ def test_tampered_golden_answers_are_refused_then_a_good_version_follows(life, r
 def test_a_version_that_cannot_be_loaded_is_refused(life, report, redeploy):
     before = aliases(life)
     version, folder = redeploy()
-    (folder / "model" / "model.safetensors").write_bytes(b"cut off")
+    (folder / "model" / "config.json").write_bytes(b"cut off")
     with pytest.raises(VerificationFailed, match="runs in a fresh process .*Error"):
         verify_candidate(life.config, life.store)
     assert aliases(life) == before
     assert version_tags(life, version)["lifecycle.test"] == "failed"
+
+
+def test_a_version_whose_engine_cannot_start_is_refused(life, report, redeploy):
+    """torch would answer in its place, and rightly, but slowly: the version is not what it was made to be."""
+    before = aliases(life)
+    _, folder = redeploy()
+    (folder / "ir" / "openvino_model.bin").write_bytes(b"cut off")
+    with pytest.raises(VerificationFailed, match="failed 1 of 16 checks: engine .torch.* made for openvino"):
+        verify_candidate(life.config, life.store)
+    assert aliases(life) == before
 
 
 def test_a_probe_that_hangs_is_ended(life, report, redeploy, monkeypatch, tmp_path):

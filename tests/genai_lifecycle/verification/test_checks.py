@@ -18,6 +18,9 @@ GOLDEN = {"question": "What is 1?", "answer": "One is a number.", "token_ids": [
 GOOD = {
     "load_s": 1.0,
     "compute_s": 1.0,
+    "weights_sha256": "abc",
+    "engine": {"name": "openvino", "precision": "int8", "threads": 2, "reason": "the package has a converted model"},
+    "conversion": {"converted": True},
     "forms": {"string": {"predictions": [ANSWER]}, "dict": {"predictions": [ANSWER]}},
     "refused": {"empty question": REFUSAL, "number": REFUSAL},
     "params": {name: {"predictions": [ANSWER]} for name in ("short", "sampled", "sampled again")},
@@ -29,14 +32,14 @@ GOOD = {
 
 
 def failed(observed: dict, expected_f1: float | None = 1.0) -> dict[str, str]:
-    return {c.name: c.detail for c in all_checks(observed, CASES, expected_f1) if not c.passed}
+    return {c.name: c.detail for c in all_checks(observed, CASES, expected_f1, "abc") if not c.passed}
 
 
 def test_a_good_version_passes_every_check():
-    checks = all_checks(GOOD, CASES, 1.0)
+    checks = all_checks(GOOD, CASES, 1.0, "abc")
     assert [check.name for check in checks] == [
-        "input as string", "input as dict", "refuses empty question", "refuses number", "parameters", "streaming",
-        "golden answers", "case quality", "latency",
+        "weights", "engine", "input as string", "input as dict", "refuses empty question", "refuses number",
+        "parameters", "streaming", "golden answers", "case quality", "latency",
     ]  # fmt: skip
     assert all(check.passed and check.detail for check in checks)
 
@@ -54,6 +57,12 @@ def set_in(*path) -> Callable[[dict], None]:
 
 
 BROKEN = {
+    "other weights": (set_in("weights_sha256", "abd"), "weights", "sha256 abd, not abc"),
+    "a stand-in engine": (
+        set_in("engine", {"name": "torch", "precision": "fp32", "threads": 2, "reason": "exit code 1"}),
+        "engine",
+        "made for openvino: exit code 1",
+    ),
     "another answer to one form": (set_in("forms", "dict", {"predictions": [OTHER]}), "input as dict", "got"),
     "a form that is refused": (set_in("forms", "string", {"message": "no"}), "input as string", "no"),
     "two answers to one question": (set_in("forms", "dict", {"predictions": [ANSWER] * 2}), "input as dict", "got"),

@@ -53,23 +53,30 @@ def test_a_golden_question_is_asked_with_its_own_limit_and_timed():
 def test_every_form_asks_the_same_question():
     forms = probe.forms("q")
     assert list(forms) == ["dataframe", "dict", "dict of list", "list of str", "list of dict", "string"]
-    from served_model.huggingface_model import Turn, turns_from
+    from served_model.text_generation.inputs import Turn, turns_from
 
     assert all(turns_from(form) == [Turn("q")] for form in forms.values())
 
 
 def test_every_bad_form_is_bad_for_the_served_model():
-    from served_model.huggingface_model import turns_from
+    from served_model.text_generation.inputs import turns_from
 
     for form in probe.bad_forms().values():
         with pytest.raises(mlflow.MlflowException):
             turns_from(form)
 
 
-def test_golden_answers_are_found_wherever_mlflow_puts_them(tmp_path):
+def test_a_packaged_file_is_found_wherever_mlflow_puts_it(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "golden.json").write_text("[]")
-    assert probe.find_golden(str(tmp_path)) == str(tmp_path / "a" / "b" / "golden.json")
+    (tmp_path / "a" / "b" / "conversion.json").write_text('{"converted": true}')
+    folder = probe.find(str(tmp_path), "conversion.json")
+    assert probe.read_json(folder, "conversion.json") == {"converted": True}
+
+
+def test_the_hash_of_the_weights_is_the_one_of_the_tag(tiny_gpt2):
+    from genai_lifecycle.model_source import weights_sha256
+
+    assert probe.weights_sha256(str(tiny_gpt2)) == weights_sha256(tiny_gpt2)
 
 
 def test_observations_are_whole_or_not_there(tmp_path, monkeypatch):

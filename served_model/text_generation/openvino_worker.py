@@ -1,0 +1,235 @@
+"""The OpenVINO engine's own process: token ids and sampling values in, token ids out.
+
+Started as a file (`python openvino_worker.py FD`) by `openvino_engine.py`, because a step of the pipeline holds
+the GIL: in a thread it would starve the process that answers HTTP. It imports nothing of ours and neither torch
+nor a tokenizer, trusts that what it gets was checked, and ends when the other side of the pipe is closed.
+
+Messages are JSON, one a frame. In: the settings first; then `{"add": …}`, `{"cancel": id}`. Out: `{"ready": …}`
+or `{"failed": …}` first; then, after every step, `{"events": [[id, [token ids], end or null], …], "running": n,
+"waiting": n}`, where a scored text's end is `{"log_probs": […]}`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import openvino
+import openvino_genai as genai
+
+MAX_RUNNING = 64  # jobs in the batch; more wait
+RESERVED = 16  # places of the batch that one call's list may not take, so that others start at once
+MAX_BATCHED_TOKENS = 512  # of one step: long prompts are read in pieces between the others' tokens
+CACHE_GB = 1  # of keys and values; jobs wait when it is full
+
+
+@dataclass
+class Running:
+    """A job in the pipeline. The handle is kept: dropping it would end the job."""
+
+    id: int
+    group: int
+    deadline: float
+    handle: Any
+    is_score: bool
+    stopped: bool = False  # an end-of-text token came
+    log_probs: list[float] = field(default_factory=list)
+
+
+def open_pipeline(settings: dict[str, Any]) -> Any:
+    """The pipeline over the IR folder that `settings` names."""
+    scheduler = genai.SchedulerConfig()
+    scheduler.cache_size = CACHE_GB
+    scheduler.max_num_seqs = MAX_RUNNING
+    scheduler.max_num_batched_tokens = MAX_BATCHED_TOKENS
+    scheduler.enable_prefix_caching = settings["prefix_caching"]
+    properties = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": settings["threads"],
+        "INFERENCE_PRECISION_HINT": "f32",
+        "KV_CACHE_PRECISION": settings["kv_cache_precision"],
+    }
+    return genai.ContinuousBatchingPipeline(settings["ir"], scheduler, "CPU", properties)
+
+
+class Batch:
+    """The jobs under way and those that wait: each group's in their order, the groups in turn."""
+
+    def __init__(self, pipeline: Any, eos_ids: list[int]):
+        self.pipeline, self.eos_ids = pipeline, set(eos_ids)
+        self.waiting: dict[int, deque[dict]] = {}  # group -> its jobs; the first group is the next in turn
+        self.running: dict[int, Running] = {}
+        self.events: list[list] = []
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.running or self.waiting or self.events)
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Queue a job, or cancel one wherever it is."""
+        if "add" in message:
+            job = message["add"]
+            job["deadline"] = time.monotonic() + job["left_s"]
+            self.waiting.setdefault(job["group"], deque()).append(job)
+        else:
+            self._leave(message["cancel"], "cancelled")
+
+    def step(self) -> list[list]:
+        """One token for everyone in the batch; returns what happened."""
+        self._expire()
+        self._admit()
+        if self.running and self.pipeline.has_non_finished_requests():
+            self.pipeline.step()
+        for job in list(self.running.values()):
+            self._read(job)
+        events, self.events = self.events, []
+        return events
+
+    # --- who may come in ---
+
+    def _admit(self) -> None:
+        """Fill the free places, one job of each group in turn."""
+        held = {group: 0 for group in self.waiting}
+        for job in self.running.values():
+            if job.group in held:
+                held[job.group] += 1
+        turns = deque(self.waiting)
+        while turns and len(self.running) < MAX_RUNNING:
+            group = turns.popleft()
+            if held[group] >= MAX_RUNNING - RESERVED:
+                continue
+            self._start(self._next_of(group))
+            held[group] += 1
+            if group in self.waiting:
+                turns.append(group)
+
+    def _next_of(self, group: int) -> dict:
+        """The group's first job; the group moves behind the others."""
+        jobs = self.waiting.pop(group)
+        job = jobs.popleft()
+        if jobs:
+            self.waiting[group] = jobs
+        return job
+
+    def _start(self, job: dict) -> None:
+        ids = openvino.Tensor(np.array([job["ids"]], dtype=np.int64))
+        try:
+            handle = self.pipeline.add_request(job["id"], ids, self._config(job))
+        except (RuntimeError, ValueError) as exc:
+            self.events.append([job["id"], [], {"error": str(exc).splitlines()[0]}])
+            return
+        self.running[job["id"]] = Running(job["id"], job["group"], job["deadline"], handle, "score" in job)
+
+    def _config(self, job: dict) -> Any:
+        config = genai.GenerationConfig()
+        if self.eos_ids:
+            config.eos_token_id = min(self.eos_ids)
+            config.stop_token_ids = self.eos_ids
+        if "score" in job:
+            config.max_new_tokens, config.echo, config.logprobs = 0, True, 1
+            return config
+        config.max_new_tokens = job["max_new_tokens"]
+        config.repetition_penalty = job["repetition_penalty"]
+        if job["temperature"] > 0:
+            config.do_sample, config.temperature = True, job["temperature"]
+            config.top_p, config.rng_seed = job["top_p"], job["seed"]
+            if job["top_k"] > 0:
+                config.top_k = job["top_k"]
+        return config
+
+    # --- who leaves ---
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        late = [job.id for job in self.running.values() if now > job.deadline]
+        late += [job["id"] for jobs in self.waiting.values() for job in jobs if now > job["deadline"]]
+        for job_id in late:
+            self._leave(job_id, "timeout")
+
+    def _leave(self, job_id: int, reason: str) -> None:
+        """End a job before its time, with the tokens it has; one that has ended already is left alone."""
+        if job := self.running.pop(job_id, None):
+            self.events.append([job_id, self._new_ids(job), reason])
+            job.handle.cancel()  # after reading: nothing can be read of a cancelled job
+            return
+        for group, jobs in list(self.waiting.items()):
+            kept = deque(job for job in jobs if job["id"] != job_id)
+            if len(kept) == len(jobs):
+                continue
+            self.events.append([job_id, [], reason])
+            if kept:
+                self.waiting[group] = kept
+            else:
+                del self.waiting[group]
+
+    def _read(self, job: Running) -> None:
+        if job.is_score:
+            self._read_score(job)
+            return
+        status = job.handle.get_status()  # before reading: what comes after it is read in the next step
+        ids = self._new_ids(job)
+        ended = status != genai.GenerationStatus.RUNNING
+        if ended:
+            del self.running[job.id]
+        if ids or ended:
+            self.events.append([job.id, ids, self._reason(job, status) if ended else None])
+
+    def _new_ids(self, job: Running) -> list[int]:
+        ids: list[int] = []
+        while job.handle.can_read():
+            for output in job.handle.read().values():
+                ids += output.generated_ids
+                job.stopped = output.finish_reason == genai.GenerationFinishReason.STOP
+        return [token for token in ids if token not in self.eos_ids]
+
+    @staticmethod
+    def _reason(job: Running, status: Any) -> str | dict:
+        if status == genai.GenerationStatus.IGNORED:
+            return {"error": f"The job does not fit into the engine's cache of {CACHE_GB} GB; ask for fewer tokens."}
+        return "stop" if job.stopped else "length"
+
+    def _read_score(self, job: Running) -> None:
+        """A long text is scored in pieces, which come one by one."""
+        status = job.handle.get_status()
+        while job.handle.can_read():
+            for output in job.handle.read().values():
+                job.log_probs += output.generated_log_probs
+        if status == genai.GenerationStatus.RUNNING:
+            return
+        del self.running[job.id]
+        self.events.append([job.id, [], {"log_probs": job.log_probs}])
+
+
+def serve(connection: Connection, batch: Batch) -> None:
+    """Take messages and step until the other side is gone."""
+    while True:
+        # Nothing to do: wait for a message. Else only look whether there is one, and go on.
+        while batch.is_idle or connection.poll():
+            batch.take(json.loads(connection.recv_bytes()))
+            if not batch.is_idle and not connection.poll():
+                break
+        events = batch.step()
+        waiting = sum(map(len, batch.waiting.values()))
+        message = {"events": events, "running": len(batch.running), "waiting": waiting}
+        connection.send_bytes(json.dumps(message).encode())
+
+
+def main() -> None:
+    connection = Connection(int(sys.argv[1]))
+    try:
+        settings = json.loads(connection.recv_bytes())
+        pipeline = open_pipeline(settings)
+        connection.send_bytes(json.dumps({"ready": openvino.__version__}).encode())
+        serve(connection, Batch(pipeline, settings["eos_ids"]))
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        return  # the parent is gone, or is ending
+
+
+if __name__ == "__main__":
+    main()
