@@ -3,14 +3,24 @@
 import logging
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 
 from genai_server.app import create_app
 from genai_server.errors import SettingsError
+from genai_server.logs import set_up
 from genai_server.settings import ServerSettings
 
 WRONG_SETTING, NO_MODEL, PORT_TAKEN = 2, 4, 10  # exit codes
+
+
+class Server(uvicorn.Server):
+    """Not ready from the first signal on; uvicorn then finishes what was accepted."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.config.app.state.serving.predictor.stop()
+        super().handle_exit(sig, frame)
 
 
 def main() -> int:
@@ -21,6 +31,7 @@ def main() -> int:
     except SettingsError as exc:
         logging.error("Error: %s", exc)
         return WRONG_SETTING
+    set_up(settings.log_format, settings.log_level)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -28,14 +39,19 @@ def main() -> int:
         except OSError as exc:
             logging.error("Error: cannot listen on %s:%d: %s.", settings.host, settings.port, exc.strerror)
             return PORT_TAKEN
+    return _run(settings)
+
+
+def _run(settings: ServerSettings) -> int:
     app = create_app(settings, on_failure=lambda: setattr(server, "should_exit", True))
     config = uvicorn.Config(
-        app, settings.host, settings.port, log_level="warning", timeout_graceful_shutdown=int(settings.grace_s) or 1
-    )
-    server = uvicorn.Server(config)
+        app, settings.host, settings.port, log_level="warning", access_log=False,
+        timeout_graceful_shutdown=int(settings.grace_s) or 1,
+    )  # fmt: skip
+    server = Server(config)
     server.run()
-    if app.state.predictor.failure:
-        logging.error("Error: %s", app.state.predictor.failure)
+    if failure := app.state.serving.predictor.failure:
+        logging.error("Error: %s", failure)
         return NO_MODEL
     return 0
 

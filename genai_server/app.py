@@ -1,22 +1,33 @@
-"""`create_app`: routes, lifespan and error answers put together. The model loads in the lifespan, never at import."""
+"""`create_app`: routes, middleware and lifespan put together. The model loads in the lifespan, never at import."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.staticfiles import StaticFiles
 
-from genai_server.errors import ServerError
-from genai_server.predictor import FAILED, LoadedModel, Predictor, load_from_mlflow
-from genai_server.routes import ask, health
+from genai_server import problems
+from genai_server.context import RequestContext
+from genai_server.feedback import FeedbackKeeper
+from genai_server.limits import DeclaredLength
+from genai_server.metrics import Metrics
+from genai_server.predictor import FAILED, LoadedModel, Predictor
+from genai_server.registry import load_from_mlflow
+from genai_server.routes import admin, ask, feedback, health, openai, pages, scoring
+from genai_server.security import KeyRequired
+from genai_server.serving import Serving
 from genai_server.settings import ServerSettings
+from genai_server.tracing import Tracer
 
-RETRY_AFTER_S = 1
+TITLE = "Causal language model server"
+DESCRIPTION = "Answers questions with a model from MLflow's registry. Errors are problem+json (RFC 9457)."
 
 
 def create_app(
@@ -30,45 +41,79 @@ def create_app(
         load_model: from (model_uri, tracking_uri) to the model; tests pass their own.
         on_failure: told once when the model cannot be served.
     """
-    app = FastAPI(title="Causal language model server", lifespan=partial(_lifespan, on_failure=on_failure))
-    app.state.settings = settings
-    app.state.predictor = Predictor(
-        partial(load_model, settings.model_uri, settings.tracking_uri), settings.queue_limit
+    app = FastAPI(
+        title=TITLE, description=DESCRIPTION, lifespan=partial(_lifespan, on_failure=on_failure),
+        docs_url=None, redoc_url=None,  # pages.py has them, with files from here
+    )  # fmt: skip
+    serving = _serving(settings, load_model)
+    app.state.settings, app.state.serving = settings, serving
+    app.state.feedback = FeedbackKeeper(
+        Path(settings.feedback_file), settings.trace_sampling_ratio > 0, settings.trace_experiment
     )
-    app.include_router(ask.router)
-    app.include_router(health.router)
-    app.add_exception_handler(ServerError, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
+    for router in (
+        ask.router,
+        openai.router,
+        scoring.router,
+        feedback.router,
+        health.router,
+        admin.router,
+        pages.router,
+    ):
+        app.include_router(router, max_body_size=settings.max_body_bytes)
+    app.mount("/static", StaticFiles(directory=pages.STATIC), name="static")
+    problems.install(app)
+    _add_middleware(app, settings, serving)
     return app
+
+
+def _serving(settings: ServerSettings, load_model: Callable[[str, str | None], LoadedModel]) -> Serving:
+    predictor = Predictor(
+        lambda model_uri: load_model(model_uri, settings.tracking_uri), settings.model_uri, settings.queue_limit
+    )
+    metrics = Metrics(
+        lambda: predictor.model.info["model"] if predictor.model else "",
+        lambda: predictor.model.answerer.load() if predictor.model else None,
+    )
+    tracked = {"MLFLOW_TRACKING_URI": settings.tracking_uri} if settings.tracking_uri else {}
+    tracked["MLFLOW_EXPERIMENT_NAME"] = settings.trace_experiment
+    tracer = Tracer(settings.trace_sampling_ratio, settings.trace_texts, tracked)
+    return Serving(predictor, metrics, tracer, settings.request_timeout_s)
+
+
+def _add_middleware(app: FastAPI, settings: ServerSettings, serving: Serving) -> None:
+    """The last one added is the outermost: every answer, refusals too, has its id and is counted."""
+    app.add_middleware(DeclaredLength, most=settings.max_body_bytes)
+    app.add_middleware(KeyRequired, keys=settings.api_keys)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["X-Request-ID", "X-Model-Version", "X-Prompt-Version"],
+        )  # fmt: skip
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts))
+    app.add_middleware(RequestContext, metrics=serving.metrics, versions=lambda: _versions(serving))
+
+
+def _versions(serving: Serving) -> Mapping[str, str]:
+    """Headers that say who answers now."""
+    model = serving.predictor.model
+    if model is None:
+        return {}
+    return {"X-Model-Version": str(model.info["model_version"]), "X-Prompt-Version": model.info["prompt"]}
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterator[None]:
     """Live at once; the model loads beside, and readiness follows."""
+    serving: Serving = app.state.serving
+    serving.tracer.start()
 
     async def load() -> None:
-        await app.state.predictor.load()
-        if app.state.predictor.status == FAILED:
+        await serving.predictor.start()
+        if serving.predictor.status == FAILED:
             on_failure()
 
     loading = asyncio.create_task(load())
     yield
     await loading
-    app.state.predictor.close()
-
-
-def _problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    body = {"title": title, "status": status, "detail": detail}
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
-
-
-async def _refused(request: Request, exc: ServerError) -> JSONResponse:
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if exc.status in (429, 503) else None
-    return _problem(exc.status, type(exc).__name__, f"{exc.message} {exc.hint}".strip(), headers)
-
-
-async def _malformed(request: Request, exc: RequestValidationError) -> JSONResponse:
-    """One sentence about the first thing that is wrong; the caller's text is not repeated."""
-    first = exc.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
-    return _problem(422, "MalformedRequest", f"{place}: {first['msg']}.")
+    serving.predictor.close()
+    serving.tracer.stop()

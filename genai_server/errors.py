@@ -1,4 +1,7 @@
-"""Errors that a caller may see, each with its HTTP status, and the settings error that stops a start."""
+"""Errors that a caller may see, each with its HTTP status and a word for programs, and the one that stops a start.
+
+How an error is written depends on who asks: `problems.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,66 @@ class ServerError(Exception):
     """`message` says what happened, `hint` what to do next."""
 
     status = 500
+    code = "internal_error"
 
-    def __init__(self, message: str, hint: str = ""):
+    def __init__(self, message: str, hint: str = "", *, param: str | None = None):
         super().__init__(message)
-        self.message, self.hint = message, hint
+        self.message, self.hint, self.param = message, hint, param
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.message} {self.hint}".strip()
 
 
 class BadQuestion(ServerError):
     """The model refused the question or a parameter."""
 
-    status = 400
+    status, code = 400, "invalid_request"
 
 
-class NotReady(ServerError):
-    """The model is still loading."""
+class Unauthorized(ServerError):
+    """No key, or a wrong one."""
 
-    status = 503
+    status, code = 401, "invalid_api_key"
 
 
-class EngineDown(ServerError):
-    """The engine ended under the question, or is being started afresh."""
+class Forbidden(ServerError):
+    """The server is not set up for this."""
 
-    status = 503
+    status, code = 403, "forbidden"
+
+
+class UnknownModel(ServerError):
+    """A model was named that does not answer here."""
+
+    status, code = 404, "model_not_found"
+
+
+class Conflict(ServerError):
+    """The same is under way already, or there is nothing to go back to."""
+
+    status, code = 409, "conflict"
+
+
+class TooLarge(ServerError):
+    """The request's body is larger than the server takes."""
+
+    status, code = 413, "request_too_large"
 
 
 class Overloaded(ServerError):
     """Too many questions wait already."""
 
-    status = 429
+    status, code = 429, "overloaded"
+
+
+class NotReady(ServerError):
+    """The model is still loading."""
+
+    status, code = 503, "not_ready"
+
+
+class EngineDown(ServerError):
+    """The engine ended under the question, or is being started afresh."""
+
+    status, code = 503, "engine_down"

@@ -1,25 +1,23 @@
-"""The model behind the server: loading, the golden prompts, and how many questions are taken at once.
+"""The model behind the server: loading it, its golden prompts, and how many questions are taken at once.
 
-Knows the registry and the answerers; knows no HTTP.
+Knows the answerers; knows neither HTTP nor the registry.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
-from genai_server.answerers import Answerer, answerer_of
-from genai_server.errors import BadQuestion, EngineDown, NotReady, Overloaded
+from genai_server.answerers import Answerer
+from genai_server.errors import Conflict, NotReady, Overloaded
 
 log = logging.getLogger(__name__)
 
-LOADING, READY, FAILED = "loading", "ready", "failed"
+LOADING, READY, FAILED, STOPPING = "loading", "ready", "failed", "stopping"
 
 
 @dataclass(frozen=True)
@@ -34,118 +32,116 @@ class GoldenMismatch(Exception):
     """A golden prompt was answered with other tokens than those recorded at deploy."""
 
 
-def load_from_mlflow(model_uri: str, tracking_uri: str | None) -> LoadedModel:
-    """Load a registered version or a folder. Raises MlflowException when it does not exist."""
-    import mlflow
-
-    if tracking_uri:
-        mlflow.set_tracking_uri(tracking_uri)
-        mlflow.set_registry_uri(tracking_uri)
-    answerer = answerer_of(mlflow.pyfunc.load_model(model_uri))
-    return LoadedModel(answerer, _info(model_uri, answerer.prompt) | {"engine": dict(answerer.describe())})
-
-
-def _info(model_uri: str, prompt: Mapping[str, Any]) -> dict[str, Any]:
-    info = {
-        "model": model_uri,
-        "model_version": None,
-        "prompt": f"{prompt.get('name')}/{prompt.get('version')}" if prompt else "",
-        "run_id": None,
-        "base_model": None,
-        "weights_sha256": None,
-    }
-    return info | _registered(model_uri)
-
-
-def _registered(model_uri: str) -> dict[str, Any]:
-    """What the registry knows of a `models:/NAME/VERSION` or `models:/NAME@ALIAS` address."""
-    import mlflow
-
-    name, separator, alias = model_uri.removeprefix("models:/").partition("@")
-    name, _, number = name.partition("/")
-    if not model_uri.startswith("models:/") or not (alias or number):
-        return {}
-    client = mlflow.MlflowClient()
-    found = client.get_model_version_by_alias(name, alias) if separator else client.get_model_version(name, number)
-    return {
-        "model": name,
-        "model_version": str(found.version),
-        "run_id": found.run_id,
-        "base_model": found.tags.get("model"),
-        "weights_sha256": found.tags.get("weights_sha256"),
-    }
-
-
 class Predictor:
-    """One model and the questions it was given. Made at once, loaded by `load`, then it may be asked."""
+    """The model that answers, the one before it, and the questions under way.
 
-    def __init__(self, load: Callable[[], LoadedModel], queue_limit: int):
-        self._load, self._most = load, queue_limit
+    Made at once, loaded by `start`, then it may be asked. All calls come from one event loop.
+    """
+
+    def __init__(self, load: Callable[[str], LoadedModel], model_uri: str, queue_limit: int):
+        self._load, self._model_uri, self._most = load, model_uri, queue_limit
         self._accepted = 0
+        self._reloading = asyncio.Lock()
+        self._stopping = False
         self.model: LoadedModel | None = None
+        self.previous: LoadedModel | None = None
         self.failure = ""
 
     @property
     def status(self) -> str:
-        """loading, ready or failed; an engine that is being started afresh counts as loading."""
+        """loading, ready, failed or stopping; an engine that is being started afresh counts as loading."""
+        if self._stopping:
+            return STOPPING
         if self.failure:
             return FAILED
         return READY if self.model is not None and self.model.answerer.is_healthy() else LOADING
 
-    async def load(self) -> None:
-        """Load the model and replay its golden prompts; afterwards `status` is ready or failed."""
+    # --- which model ---
+
+    async def start(self) -> None:
+        """Load the first model; afterwards `status` is ready or failed."""
         try:
-            model = await asyncio.to_thread(self._load)
-            await self._replay_golden(model.answerer)
-            self.model = model
-            log.info("ready: %s version %s", model.info["model"], model.info["model_version"])
-        except (MlflowException, GoldenMismatch, OSError, ImportError, ValueError, RuntimeError) as exc:
-            lines = str(exc).strip().splitlines() or [type(exc).__name__]
-            self.failure = lines[0]
+            self.model = await self._checked(self._model_uri)
+            log.info("ready: %s version %s", self.model.info["model"], self.model.info["model_version"])
+        except Exception as exc:  # noqa: BLE001 - a model's own code may raise anything while it loads
+            self.failure = _first_line(exc)
             log.error("the model cannot be served: %s", self.failure)
 
-    async def _replay_golden(self, answerer: Answerer) -> None:
-        for item in answerer.golden:
-            params = {"max_new_tokens": item["max_new_tokens"]}
-            answer = await answerer.ask({"question": item["question"]}, params)
-            if answer["token_ids"] != item["token_ids"]:
-                raise GoldenMismatch(f"The golden question {item['question']!r} got another answer than at deploy.")
+    async def reload(self, model_uri: str | None = None) -> LoadedModel:
+        """Load another version beside the running one, check it, and let it answer from the next question on.
 
-    async def answer(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Answer one question. Raises NotReady, Overloaded, BadQuestion or EngineDown."""
-        with self._accepted_one() as answerer, _in_our_words():
-            return await answerer.ask(question, params)
+        Raises:
+            Conflict: a reload is under way, or the version cannot be loaded or fails its golden prompts; the running
+                version goes on.
+        """
+        if self._reloading.locked():
+            raise Conflict("A reload is under way already.", "Ask again when it has ended.")
+        async with self._reloading:
+            try:
+                fresh = await self._checked(model_uri or self._model_uri)
+            except Exception as exc:
+                raise Conflict(f"The version cannot be served: {_first_line(exc)}", "The running one goes on.") from exc
+            self._swap(fresh)
+            return fresh
 
-    async def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        """As `answer`, piece by piece. Closing the iterator stops the generation."""
-        with self._accepted_one() as answerer, _in_our_words():
-            async for piece in answerer.stream(question, params):
-                yield piece
+    def rollback(self) -> LoadedModel:
+        """Let the version before answer again; the two change places."""
+        if self.previous is None:
+            raise Conflict("There is no version to go back to.")
+        self.model, self.previous = self.previous, self.model
+        log.info("rolled back to version %s", self.model.info["model_version"])
+        return self.model
+
+    def _swap(self, fresh: LoadedModel) -> None:
+        oldest, self.previous, self.model = self.previous, self.model, fresh
+        log.info("now answering: %s version %s", fresh.info["model"], fresh.info["model_version"])
+        if oldest is not None:
+            oldest.answerer.close_when_idle()
+
+    async def _checked(self, model_uri: str) -> LoadedModel:
+        """Loaded, with its golden prompts answered as at deploy; closed again where they are not."""
+        model = await asyncio.to_thread(self._load, model_uri)
+        try:
+            await _replay_golden(model.answerer)
+        except BaseException:
+            model.answerer.close()
+            raise
+        return model
+
+    # --- questions ---
 
     @contextmanager
-    def _accepted_one(self) -> Iterator[Answerer]:
+    def accepted(self) -> Iterator[LoadedModel]:
+        """A place among the requests under way, and the model that will answer this one."""
+        if self._stopping:
+            raise NotReady("The server is stopping.", "Ask another one.")
         if self.model is None:
             raise NotReady(f"The model is {self.status}.", "Ask again when /health/ready answers 200.")
         if self._accepted >= self._most:
             raise Overloaded("Too many questions wait already.", "Ask again in a second.")
         self._accepted += 1
         try:
-            yield self.model.answerer
+            yield self.model
         finally:
             self._accepted -= 1
 
+    def stop(self) -> None:
+        """Not ready any more; what was accepted is finished."""
+        self._stopping = True
+
     def close(self) -> None:
-        """End the model's engine."""
-        if self.model is not None:
-            self.model.answerer.close()
+        """End the engines."""
+        for model in (self.model, self.previous):
+            if model is not None:
+                model.answerer.close()
 
 
-@contextmanager
-def _in_our_words() -> Iterator[None]:
-    """MLflow's exceptions, which the model raises, as the server's own."""
-    try:
-        yield
-    except MlflowException as exc:
-        if exc.error_code == "INVALID_PARAMETER_VALUE":
-            raise BadQuestion(exc.message) from exc
-        raise EngineDown(exc.message, "Ask again in a few seconds.") from exc
+async def _replay_golden(answerer: Answerer) -> None:
+    for item in answerer.golden:
+        answer = await answerer.ask({"question": item["question"]}, {"max_new_tokens": item["max_new_tokens"]})
+        if answer["token_ids"] != item["token_ids"]:
+            raise GoldenMismatch(f"The golden question {item['question']!r} got another answer than at deploy.")
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

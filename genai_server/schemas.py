@@ -1,10 +1,13 @@
-"""Requests and responses. Swagger and the checks of every request come from here; no logic."""
+"""Requests and responses of our own routes. Swagger and the checks of every request come from here; no logic."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Text = Annotated[str, Field(min_length=1, max_length=20_000)]
+MAX_BATCH = 256
 
 
 class QuestionRequest(BaseModel):
@@ -14,19 +17,18 @@ class QuestionRequest(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"question": "What is MLflow?", "max_new_tokens": 96}]}
     )
 
-    question: Annotated[str, Field(min_length=1, max_length=20_000, description="What to answer.")]
+    question: Annotated[Text, Field(description="What to answer.")]
     history: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=20_000)]],
-        Field(max_length=100, description="Earlier turns: question, answer, question, answer, ..."),
+        list[Text], Field(max_length=100, description="Earlier turns: question, answer, question, answer, ...")
     ] = []
     max_new_tokens: Annotated[int | None, Field(ge=1, le=1024, description="Longest answer in tokens.")] = None
     temperature: Annotated[float | None, Field(ge=0, le=5, description="0 = always the likeliest token.")] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=0, description="0 = all tokens.")] = None
-    repetition_penalty: Annotated[float | None, Field(ge=0.1, le=10)] = None
+    top_p: Annotated[float | None, Field(gt=0, le=1, description="1 = all tokens.")] = None
+    top_k: Annotated[int | None, Field(ge=0, le=1_000_000, description="0 = all tokens.")] = None
+    repetition_penalty: Annotated[float | None, Field(ge=0.1, le=10, description="1 = none.")] = None
     seed: Annotated[int | None, Field(ge=0, lt=2**63, description="Makes sampling repeatable.")] = None
     stop: Annotated[
-        list[Annotated[str, Field(min_length=1)]] | None,
+        list[Annotated[str, Field(min_length=1, max_length=200)]] | None,
         Field(max_length=8, description="The answer ends before these."),
     ] = None
     timeout_s: Annotated[float | None, Field(gt=0, le=3600, description="Then the answer so far is returned.")] = None
@@ -35,16 +37,101 @@ class QuestionRequest(BaseModel):
 class AnswerResponse(BaseModel):
     """The answer with what is known about it."""
 
+    model_config = ConfigDict(
+        protected_namespaces=(),
+        json_schema_extra={
+            "examples": [
+                {
+                    "answer": "MLflow is an open-source platform for the machine learning lifecycle.",
+                    "finish_reason": "stop", "prompt_tokens": 10, "completion_tokens": 14, "first_token_s": 0.003,
+                    "total_s": 0.02, "warnings": [], "model": "langchain-e2e-model", "model_version": "1",
+                    "prompt": "qa-simple/1", "request_id": "5f2b",
+                }
+            ]
+        },
+    )  # fmt: skip
+
     answer: str
-    finish_reason: Annotated[str, Field(description="stop, length or timeout")]
-    prompt_tokens: int
-    completion_tokens: int
-    first_token_s: float
-    total_s: float
-    warnings: list[str]
+    finish_reason: Annotated[str, Field(description="stop, length, timeout or cancelled")] = "stop"
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    first_token_s: float | None = None
+    total_s: float | None = None
+    warnings: list[str] = []
     model: str
     model_version: str | None
     prompt: str
+    request_id: Annotated[str, Field(description="Name it in /feedback.")]
+
+
+class BatchQuestionRequest(BaseModel):
+    """Many questions, each with its own parameters."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"questions": [{"question": "What is MLflow?"}, {"question": "What is overfitting?"}]}]
+        },
+    )
+
+    questions: Annotated[list[QuestionRequest], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class ItemError(BaseModel):
+    """Why one item of a batch has no answer."""
+
+    status: int
+    code: str
+    detail: str
+
+
+class BatchItem(BaseModel):
+    """The answer or the error of one question."""
+
+    index: int
+    answer: AnswerResponse | None = None
+    error: ItemError | None = None
+
+
+class BatchAnswerResponse(BaseModel):
+    """One item for each question, in order."""
+
+    answers: list[BatchItem]
+    failed: int
+
+
+class FeedbackRequest(BaseModel):
+    """A score or a comment on an answer."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"request_id": "5f2b", "name": "helpful", "value": True}]}
+    )
+
+    request_id: Annotated[str, Field(min_length=1, max_length=128, description="X-Request-ID of the answer.")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$", description="What is judged.")] = "score"
+    value: Annotated[
+        bool | int | float | Annotated[str, Field(max_length=1_000)] | None,
+        Field(description="The score; a text up to 1,000 characters."),
+    ] = None
+    comment: Annotated[str | None, Field(max_length=5_000)] = None
+    source: Annotated[str, Field(min_length=1, max_length=128, description="Who says so.")] = "anonymous"
+
+
+class FeedbackResponse(BaseModel):
+    """Where the feedback was kept."""
+
+    kept: Literal["trace", "ledger"]
+
+
+class ReloadRequest(BaseModel):
+    """Which version to load; without one, the address the server was started with, looked up anew."""
+
+    model_config = ConfigDict(
+        extra="forbid", protected_namespaces=(),
+        json_schema_extra={"examples": [{"model_uri": "models:/langchain-e2e-model@champion"}]},
+    )  # fmt: skip
+
+    model_uri: Annotated[str | None, Field(min_length=1, max_length=500)] = None
 
 
 class ModelInfo(BaseModel):
@@ -53,8 +140,11 @@ class ModelInfo(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     model: str
+    model_uri: str
     model_version: str | None
+    model_alias: str | None
     prompt: str
+    turn_format: str | None
     run_id: str | None
     base_model: str | None
     weights_sha256: str | None
@@ -64,13 +154,16 @@ class ModelInfo(BaseModel):
 class Health(BaseModel):
     """`ready` after the golden prompts were answered as recorded."""
 
-    status: Annotated[str, Field(description="loading, ready or failed")]
+    status: Annotated[str, Field(description="loading, ready, failed or stopping")]
     detail: str = ""
 
 
 class Problem(BaseModel):
     """An error, in the form of RFC 9457."""
 
+    type: str
     title: str
     status: int
     detail: str
+    instance: str
+    code: str

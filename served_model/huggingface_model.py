@@ -18,13 +18,19 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-_importing = threading.Lock()
+# MLflow runs this file afresh for every load, so the lock is kept where all of them find it.
+_importing = sys.__dict__.setdefault("_text_generation_importing", threading.RLock())
 
 
 def load_package(folder: Path) -> ModuleType:
-    """The Python package in `folder`, with its modules, under a private name made from the hash of its files."""
+    """The Python package in `folder`, with its modules, under a private name.
+
+    The name is made from the hash of its files and from the folder: the engine's program is started from there, so
+    a package that was loaded from a folder that is gone will not do.
+    """
     files = sorted(folder.glob("*.py"))
-    name = f"_text_generation_{_sha256(files)[:16]}"
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
+    name = f"_text_generation_{_sha256(files)[:16]}_{place[:8]}"
     with _importing:
         if name not in sys.modules:
             _import_as(name, folder, files)
@@ -72,6 +78,9 @@ class HuggingFaceModelWrapper(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         package = load_package(Path(context.artifacts["code"]))
         self.model = package.question_model.QuestionModel.load(context.artifacts, context.model_config)
+        # MLflow keeps the last model it read in a global of its own, with which a dropped one would live on.
+        if getattr(mlflow.models.model, "__mlflow_model__", None) is self:
+            mlflow.models.model.__mlflow_model__ = None
 
     # The hint says less than is accepted. pd.DataFrame is the one hint that MLflow neither warns about nor
     # enforces; any other one would refuse some of the accepted forms (docs/decisions/0003).

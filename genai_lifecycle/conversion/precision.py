@@ -137,13 +137,13 @@ def _likelihoods(model: TextModel, trial: Trial) -> list[float]:
 
 def _missed(figures: Mapping[str, float]) -> str:
     """The first bound that int8 does not keep; empty when it keeps them all."""
-    if (equal := figures["int8_equal_answers"]) < LEAST_EQUAL:
+    if not (equal := figures["int8_equal_answers"]) >= LEAST_EQUAL:  # not <: NaN keeps no bound
         return f"{equal:.0%} of its answers equal those of fp32, at least {LEAST_EQUAL:.0%} must"
-    if (f1 := figures["int8_token_f1"]) < LEAST_TOKEN_F1:
+    if not (f1 := figures["int8_token_f1"]) >= LEAST_TOKEN_F1:
         return f"its answers have token F1 {f1:.3f} against those of fp32, at least {LEAST_TOKEN_F1} is needed"
-    if (gap := figures["int8_log_likelihood_gap"]) > MOST_LOG_LIKELIHOOD_GAP:
+    if not (gap := figures["int8_log_likelihood_gap"]) <= MOST_LOG_LIKELIHOOD_GAP:
         return f"its log-likelihoods are {gap:.3f} from those of fp32, at most {MOST_LOG_LIKELIHOOD_GAP} may be"
-    if (speed_up := figures["int8_speed_up"]) < LEAST_SPEED_UP:
+    if not (speed_up := figures["int8_speed_up"]) >= LEAST_SPEED_UP:
         return f"it is {speed_up:.2f} times as fast, at least {LEAST_SPEED_UP} is needed"
     return ""
 

@@ -1,26 +1,31 @@
-"""Liveness, readiness and who answers."""
+"""Probes, who answers, and the metrics."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from genai_server.errors import NotReady
 from genai_server.predictor import READY
 from genai_server.schemas import Health, ModelInfo
+from genai_server.serving import serving_of
 
 router = APIRouter(tags=["health"])
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/health/live", response_model=Health)
+@router.get("/livez", response_model=Health, include_in_schema=False)
 async def live(request: Request) -> Health:
     """The process answers."""
     return _health(request)
 
 
-@router.get("/health", response_model=Health)
-@router.get("/health/ready", response_model=Health)
+@router.get("/health", response_model=Health, responses={503: {"model": Health}})
+@router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
+@router.get("/healthz", response_model=Health, include_in_schema=False)
+@router.get("/readyz", response_model=Health, include_in_schema=False)
+@router.get("/startupz", response_model=Health, include_in_schema=False)
 async def ready(request: Request, response: Response) -> Health:
-    """200 when the golden prompts were answered as recorded, else 503."""
+    """200 when the golden prompts were answered as recorded and the engine is up, else 503."""
     health = _health(request)
     response.status_code = 200 if health.status == READY else 503
     return health
@@ -28,13 +33,16 @@ async def ready(request: Request, response: Response) -> Health:
 
 @router.get("/model/info", response_model=ModelInfo)
 async def info(request: Request) -> dict:
-    """Which version answers, with which prompt and weights."""
-    model = request.app.state.predictor.model
-    if model is None:
-        raise NotReady("The model is still loading.", "Ask again when /health/ready answers 200.")
-    return dict(model.info)
+    """Which version answers, with which prompt, weights and engine."""
+    return dict(serving_of(request).info)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(serving_of(request).metrics.text(), media_type=METRICS_TYPE)
 
 
 def _health(request: Request) -> Health:
-    predictor = request.app.state.predictor
+    predictor = serving_of(request).predictor
     return Health(status=predictor.status, detail=predictor.failure)

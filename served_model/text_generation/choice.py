@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Wanted:
         if engine not in (AUTO, OPENVINO, TORCH):
             raise bad_input(f"ENGINE is {engine!r}; use {AUTO}, {OPENVINO} or {TORCH}.")
         threads = given.get("threads") or os.environ.get("THREADS") or 0
-        if not str(threads).isdigit():
+        if not re.fullmatch(r"[0-9]{1,4}", str(threads)):
             raise bad_input(f"THREADS is {threads!r}; use a whole number, 0 for all that this process may use.")
         return cls(engine, int(threads))
 
@@ -61,9 +62,9 @@ def choose_engine(model: Path, ir: Path | None, wanted: Wanted) -> Chosen:
         MlflowException: the engine that was asked for by name cannot run here.
     """
     threads = wanted.threads or usable_cpus()
-    hindrance = _hindrance(ir)
     if wanted.engine == TORCH:
         return _announced(Chosen(_torch(model, threads), "asked for"))
+    hindrance = _hindrance(ir)
     if wanted.engine == OPENVINO and hindrance:
         raise bad_input(f"The engine {OPENVINO!r} cannot run: {hindrance}.")
     if not hindrance:
@@ -74,16 +75,19 @@ def choose_engine(model: Path, ir: Path | None, wanted: Wanted) -> Chosen:
             if wanted.engine == OPENVINO:
                 raise
             hindrance = exc.message
-    return _announced(Chosen(_torch(model, threads), hindrance))
+    return _announced(Chosen(_torch(model, threads, hindrance), hindrance))
 
 
 def _hindrance(ir: Path | None) -> str:
     """Why OpenVINO cannot run; empty where it can."""
     if ir is None:
         return "there is no converted model"
-    conversion = json.loads((ir / CONVERSION_FILE).read_text("utf-8"))
-    if not conversion["converted"]:
-        return conversion["reason"]
+    try:
+        conversion = json.loads((ir / CONVERSION_FILE).read_text("utf-8"))
+        if not conversion["converted"]:
+            return conversion["reason"]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        return f"the record of the conversion cannot be read ({type(exc).__name__})"
     return "" if importlib.util.find_spec("openvino_genai") else "openvino-genai is not installed"
 
 
@@ -94,11 +98,12 @@ def _openvino(model: Path, ir: Path, threads: int) -> Engine:
     return OpenVINOEngine(ir, read_limits(model), threads, conversion["precision"])
 
 
-def _torch(model: Path, threads: int) -> Engine:
+def _torch(model: Path, threads: int, hindrance: str = "") -> Engine:
     from .torch_engine import TorchEngine
 
-    if importlib.util.find_spec("torch") is None:
-        raise bad_input("The engine 'torch' cannot run: torch and transformers are not installed.")
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
+        because = f" The engine {OPENVINO!r} cannot run either: {hindrance}." if hindrance else ""
+        raise bad_input(f"The engine {TORCH!r} cannot run: torch or transformers is not installed.{because}")
     return TorchEngine.load_from(model, threads)
 
 

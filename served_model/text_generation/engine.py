@@ -76,6 +76,8 @@ class Job:
 
     def cancel(self) -> None:
         """Stop the work after the step under way; the job then ends as `cancelled`, with the tokens so far."""
+        if self.is_cancelled:
+            return
         self._cancelled.set()
         if self._on_cancel:
             self._on_cancel()
@@ -163,6 +165,22 @@ def check_ids(ids: Sequence[int], limits: Limits) -> None:
         raise bad_input(f"The prompt has {len(ids)} tokens; the model can see {limits.window}.")
     if min(ids) < 0 or max(ids) >= limits.vocabulary:
         raise bad_input(f"A token id is outside the vocabulary (0 to {limits.vocabulary - 1}).")
+
+
+def rows_to_score(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], limits: Limits
+) -> list[list[int]]:
+    """Prompt and answer of each row, cut at the right where they do not fit into the window.
+
+    Raises:
+        MlflowException: an id is outside the vocabulary, or a row has no answer token left to score.
+    """
+    rows = [[*prompt, *answer][: limits.window] for prompt, answer in zip(prompts, answers, strict=True)]
+    for row, prompt in zip(rows, prompts, strict=True):
+        check_ids(row, limits)
+        if not prompt or len(row) <= len(prompt):
+            raise bad_input("There is nothing to score: the prompt or the answer has no tokens, or fills the window.")
+    return rows
 
 
 def most_new_tokens(job: Job, limits: Limits) -> int:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Limits
-from .engine import STALLED_AFTER_S, Job, Load, check_ids, most_new_tokens
+from .engine import STALLED_AFTER_S, Job, Load, check_ids, most_new_tokens, rows_to_score
 from .errors import EngineFailed
 from .sampling import Sampling
 
@@ -40,6 +40,8 @@ START_TIMEOUT_S = 120.0  # a large model on a slow disk; an ordinary one is read
 STOP_TIMEOUT_S = 3.0
 MAX_CRASHES, CRASH_WINDOW_S = 3, 60.0
 WATCH_EVERY_S = 5.0
+# Groups of scored texts; those of answers are positive, and single jobs have the negative of their number.
+_score_groups = itertools.count(10**12)
 _STDERR_TAIL = 600  # characters of the process's last words that are told
 
 
@@ -75,10 +77,9 @@ class OpenVINOEngine:
         self._process.add(job, _generation(job, new))
 
     def log_likelihoods(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
-        rows = [[*prompt, *answer][: self.limits.window] for prompt, answer in zip(prompts, answers, strict=True)]
-        scored = [_Scored(row) for row in rows]
+        group = next(_score_groups)
+        scored = [_Scored(row, group) for row in rows_to_score(prompts, answers, self.limits)]
         for job in scored:
-            check_ids(job.prompt, self.limits)
             self._process.add(job, {"ids": job.prompt, "score": True})
         return [job.mean_from(len(prompt)) for job, prompt in zip(scored, prompts, strict=True)]
 
@@ -111,9 +112,9 @@ def _generation(job: Job, new_tokens: int) -> dict[str, Any]:
 class _Scored(Job):
     """A text whose log-probabilities are wanted; the caller waits for it."""
 
-    def __init__(self, ids: Sequence[int]):
+    def __init__(self, ids: Sequence[int], group: int):
         self._done = threading.Event()
-        super().__init__(ids, Sampling(timeout_s=3600.0), self._done.set)
+        super().__init__(ids, Sampling(timeout_s=3600.0), self._done.set, group=group)
         self.log_probs: list[float] = []
 
     def mean_from(self, start: int) -> float:
@@ -162,6 +163,8 @@ class _Process:
         if os.getpid() != self._owner:
             raise EngineFailed("The model was loaded before this process was forked; load it again here.")
         with self._lock:
+            if self._stopping.is_set():
+                raise EngineFailed("The engine is down and stays down; load the model again.")
             if not self._ready.is_set():
                 raise EngineFailed("The engine is being started afresh; try again in a few seconds.")
             number = next(self._ids)
@@ -175,13 +178,13 @@ class _Process:
         job.when_cancelled(lambda: self._cancel(number))
 
     def is_ready(self) -> bool:
-        return self._ready.is_set()
+        return self._ready.is_set() and os.getpid() == self._owner
 
     def load(self) -> Load:
         return Load(self._running, self._waiting, self._cancelled, self._restarts)
 
     def stop(self) -> None:
-        """Close the pipe, on which the child ends; kill it where it does not."""
+        """Close the pipe, on which the child ends; kill it where it does not. May be called twice."""
         self._stopping.set()
         self._ready.clear()
         if os.getpid() != self._owner or self._child is None:
@@ -288,6 +291,9 @@ class _Process:
             self._connection.close()
             self._spawn()
             self._restarts += 1
+            if self._stopping.is_set():  # closed meanwhile, when there was no child to end
+                self.stop()
+                return
             log.warning("The engine was started afresh.")
         except EngineFailed as exc:
             log.error("The engine could not be started afresh: %s", exc.message)

@@ -5,7 +5,7 @@ the GIL: in a thread it would starve the process that answers HTTP. It imports n
 nor a tokenizer, trusts that what it gets was checked, and ends when the other side of the pipe is closed.
 
 Messages are JSON, one a frame. In: the settings first; then `{"add": …}`, `{"cancel": id}`. Out: `{"ready": …}`
-or `{"failed": …}` first; then, after every step, `{"events": [[id, [token ids], end or null], …], "running": n,
+first; then, after every step, `{"events": [[id, [token ids], end or null], …], "running": n,
 "waiting": n}`, where a scored text's end is `{"log_probs": […]}`.
 """
 
@@ -128,9 +128,10 @@ class Batch:
 
     def _config(self, job: dict) -> Any:
         config = genai.GenerationConfig()
-        if self.eos_ids:
-            config.eos_token_id = min(self.eos_ids)
-            config.stop_token_ids = self.eos_ids
+        # A config without an end-of-text token is refused, so a model that has none names one and ignores it.
+        config.eos_token_id = min(self.eos_ids, default=0)
+        config.stop_token_ids = self.eos_ids or {0}
+        config.ignore_eos = not self.eos_ids
         if "score" in job:
             config.max_new_tokens, config.echo, config.logprobs = 0, True, 1
             return config

@@ -72,6 +72,17 @@ class QuestionModel:
             raise bad_input(f"A stream answers one question; the input has {len(turns)}.")
         return self.text_model.astream(self._encode(turns[0], sampling), sampling)
 
+    async def continue_text(self, text: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Continue a text as it stands, without the prompt template; `Answer` fields."""
+        sampling = Sampling.from_params(params)
+        prompt = self.text_model.encode_plain(text, sampling.max_new_tokens)
+        return asdict(await self.text_model.acomplete(prompt, sampling))
+
+    def continue_text_stream(self, text: str, params: Mapping[str, Any] | None = None) -> AsyncIterator[dict[str, Any]]:
+        """As `continue_text`, piece by piece."""
+        sampling = Sampling.from_params(params)
+        return self.text_model.astream(self.text_model.encode_plain(text, sampling.max_new_tokens), sampling)
+
     # --- for whoever looks after it ---
 
     @property

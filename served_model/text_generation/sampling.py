@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 from .errors import bad_input
+
+MOST_TOP_K = 1_000_000  # larger than any vocabulary
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(str(text) for text in self.stop))
+        for name, kind in _NUMBERS.items():
+            object.__setattr__(self, name, _number(name, getattr(self, name), kind))
         _require(1 <= self.max_new_tokens <= 1024, "max_new_tokens", self.max_new_tokens, "from 1 to 1024")
-        _require(0 <= self.temperature <= 5, "temperature", self.temperature, "from 0 to 5")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and up to 1")
-        _require(self.top_k >= 0, "top_k", self.top_k, "0 (all tokens) or more")
+        # Smaller ones than these two bounds are lost in a float32, and would end in nonsense or an error.
+        heat = self.temperature
+        _require(heat == 0 or 0.01 <= heat <= 5, "temperature", heat, "that is 0, or from 0.01 to 5")
+        _require(0.001 <= self.top_p <= 1, "top_p", self.top_p, "from 0.001 to 1")
+        _require(0 <= self.top_k <= MOST_TOP_K, "top_k", self.top_k, f"from 0 (all tokens) to {MOST_TOP_K}")
         _require(0.1 <= self.repetition_penalty <= 10, "repetition_penalty", self.repetition_penalty, "from 0.1 to 10")
         _require(-1 <= self.seed < 2**63, "seed", self.seed, "-1 (a new draw each time) or more")
         _require(all(self.stop) and len(self.stop) <= 8, "stop", list(self.stop), "up to 8 strings, none empty")
@@ -43,6 +50,19 @@ class Sampling:
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0
+
+
+_NUMBERS = {
+    "max_new_tokens": int, "temperature": float, "top_p": float, "top_k": int, "repetition_penalty": float,
+    "seed": int, "timeout_s": float,
+}  # fmt: skip
+
+
+def _number(name: str, value: Any, kind: type) -> Any:
+    """A plain int or float of any kind of number, numpy's too. NaN is refused by the bounds."""
+    if isinstance(value, bool) or not isinstance(value, Number) or (kind is int and value != int(value)):
+        raise bad_input(f"{name} is {value!r}; use a {'whole ' if kind is int else ''}number.")
+    return kind(value)
 
 
 def _require(holds: bool, name: str, value: Any, allowed: str) -> None:

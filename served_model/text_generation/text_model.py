@@ -75,6 +75,13 @@ class TextModel:
             ids = [token for turn in (*history, text) for token in self._turn_ids(turn)]
         else:
             ids = self._ids(text)
+        return self._fitted(ids, max_new_tokens)
+
+    def encode_plain(self, text: str, max_new_tokens: int = 96) -> Prompt:
+        """Token ids of a text that is to be continued as it stands, whatever the turn format."""
+        return self._fitted(self._ids(text), max_new_tokens)
+
+    def _fitted(self, ids: list[int], max_new_tokens: int) -> Prompt:
         window = self.engine.limits.window
         room = max(window - max_new_tokens, window // 2)
         if len(ids) <= room:

@@ -6,16 +6,18 @@ that comes meanwhile joins the next one.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 import weakref
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from .checkpoint import Limits, read_limits
-from .engine import CANCELLED, LENGTH, STOP, TIMEOUT, Job, Load, check_ids, most_new_tokens
+from .engine import CANCELLED, LENGTH, STOP, TIMEOUT, Job, Load, check_ids, most_new_tokens, rows_to_score
 from .errors import EngineFailed
 
 MAX_BATCH = 32  # jobs generated at once
@@ -62,7 +64,7 @@ class TorchEngine:
         self._batches.add(job)
 
     def log_likelihoods(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
-        rows = [[*prompt, *answer][: self.limits.window] for prompt, answer in zip(prompts, answers, strict=True)]
+        rows = rows_to_score(prompts, answers, self.limits)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores: dict[int, float] = {}
         for start in range(0, len(order), SCORED_BATCH):
@@ -72,7 +74,7 @@ class TorchEngine:
         return [scores[i] for i in range(len(rows))]
 
     def is_healthy(self) -> bool:
-        return not self._batches.is_closed
+        return self._batches.is_running()
 
     def load(self) -> Load:
         return self._batches.load()
@@ -93,7 +95,8 @@ class _Batches:
 
     def __init__(self, model: Any, limits: Limits):
         self.model, self.limits = model, limits
-        self.is_closed = False
+        self._is_closed, self._owner = False, os.getpid()
+        self._last_group = 0
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting: list[Job] = []
         self._running: list[Job] = []
@@ -101,14 +104,22 @@ class _Batches:
         self._computing = threading.Lock()  # generation and scoring take turns
 
     def add(self, job: Job) -> None:
-        if self.is_closed:
+        if os.getpid() != self._owner:
+            raise EngineFailed("The model was loaded before this process was forked; load it again here.")
+        if self._is_closed:
             raise EngineFailed("The model was closed.")
         job.when_cancelled(self._count_cancelled)
         self._queue.put(job)
 
+    def is_running(self) -> bool:
+        return not self._is_closed and os.getpid() == self._owner
+
     def close(self) -> None:
-        self.is_closed = True
+        """The batch under way ends after its step: all its jobs are over."""
+        self._is_closed = True
         self._queue.put(_CLOSE)
+        for job in self._running:
+            job.fail(EngineFailed("The model was closed."))
 
     def load(self) -> Load:
         return Load(len(self._running), len(self._waiting) + self._queue.qsize(), self._cancelled)
@@ -150,22 +161,24 @@ class _Batches:
         return True
 
     def _next_batch(self) -> list[Job]:
-        """The oldest job and those that fit to it.
+        """The first job in turn and those that fit to it.
 
         Rows that are done go on with padding until the batch is, so the longest prompt and the longest answer
-        must fit into the window together. A seeded draw is made alone: its place in a batch would change it.
+        must fit into the window together.
         """
-        first = self._waiting[0]
+        first, *others = _in_turn(self._waiting, self._last_group)
         longest, most = len(first.prompt), most_new_tokens(first, self.limits)
         batch = [first]
-        for job in self._waiting[1:]:
+        for job in others:
             new_longest = max(longest, len(job.prompt))
             new_most = max(most, most_new_tokens(job, self.limits))
             fits = new_longest + new_most <= self.limits.window
-            if len(batch) < MAX_BATCH and fits and _kind(job) == _kind(first) and not _is_seeded(first):
+            if len(batch) < MAX_BATCH and fits and _kind(job) == _kind(first):
                 batch.append(job)
                 longest, most = new_longest, new_most
-        self._waiting = [job for job in self._waiting if job not in batch]
+        self._last_group = first.group
+        chosen = set(map(id, batch))
+        self._waiting = [job for job in self._waiting if id(job) not in chosen]
         return batch
 
     # --- one batch ---
@@ -173,16 +186,13 @@ class _Batches:
     def _generate(self, batch: list[Job]) -> None:
         import torch
 
-        sampling = batch[0].sampling
-        with torch.inference_mode(), torch.random.fork_rng(devices=[], enabled=not sampling.is_greedy):
-            if not sampling.is_greedy:
-                torch.manual_seed(sampling.seed) if sampling.seed >= 0 else torch.seed()
+        with torch.inference_mode():
             input_ids, mask = self._padded([job.prompt for job in batch], left=True)
             self.model.generate(
                 input_ids,
                 attention_mask=mask,
                 generation_config=self._generation_config(batch),
-                logits_processor=self._repetition_penalty(batch, mask),
+                logits_processor=[*self._repetition_penalty(batch, mask), *_sampling(batch)],
                 stopping_criteria=[self._after_step(batch)],
             )
         for job in batch:
@@ -218,19 +228,15 @@ class _Batches:
         return input_ids, mask
 
     def _generation_config(self, batch: list[Job]) -> Any:
+        """Always the likeliest token: what is drawn is decided by `_sampling`, before."""
         from transformers import GenerationConfig
 
-        sampling = batch[0].sampling
-        config = GenerationConfig(
+        return GenerationConfig(
             max_new_tokens=max(most_new_tokens(job, self.limits) for job in batch),
             eos_token_id=sorted(self.limits.eos_ids) or None,
             pad_token_id=self.limits.eos_id or 0,
-            do_sample=not sampling.is_greedy,
+            do_sample=False,
         )
-        if not sampling.is_greedy:
-            config.temperature, config.top_p = sampling.temperature, sampling.top_p
-            config.top_k = sampling.top_k
-        return config
 
     @staticmethod
     def _repetition_penalty(batch: list[Job], mask: Any) -> list[Any]:
@@ -244,14 +250,60 @@ class _Batches:
         self._cancelled += 1
 
 
+def _in_turn(waiting: Sequence[Job], last_group: int) -> list[Job]:
+    """The oldest job of each call, then the second oldest, and so on; the call that was first last time comes last."""
+    by_group: dict[int, list[Job]] = {}
+    for job in waiting:
+        by_group.setdefault(job.group or -id(job), []).append(job)
+    if last_group in by_group:
+        by_group[last_group] = by_group.pop(last_group)
+    return [job for rank in zip_longest(*by_group.values()) for job in rank if job is not None]
+
+
 def _kind(job: Job) -> tuple:
     """Jobs of one kind can share a batch."""
     sampling = job.sampling
-    return (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty, _is_seeded(job))
+    return (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty)
 
 
-def _is_seeded(job: Job) -> bool:
-    return not job.sampling.is_greedy and job.sampling.seed >= 0
+def _sampling(batch: list[Job]) -> list[Any]:
+    """Transformers' own limits, then a draw for each row; nothing for greedy answers."""
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    sampling = batch[0].sampling
+    if sampling.is_greedy:
+        return []
+    limits = [TemperatureLogitsWarper(sampling.temperature)]
+    if sampling.top_k:
+        limits.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        limits.append(TopPLogitsWarper(sampling.top_p))
+    return [*limits, _gumbel_noise(batch)]
+
+
+def _gumbel_noise(batch: list[Job]) -> Any:
+    """Noise after which the largest score is a draw from the softmax (the Gumbel-max trick; Gumbel 1954).
+
+    Each row has a generator of its own, so a seeded draw is the same alone and in a crowd, and nobody else's random
+    numbers are touched.
+    """
+    import torch
+    from transformers import LogitsProcessor
+
+    def generator_of(job: Job) -> Any:
+        generator = torch.Generator()
+        generator.manual_seed(job.sampling.seed) if job.sampling.seed >= 0 else generator.seed()
+        return generator
+
+    generators = [generator_of(job) for job in batch]
+
+    class GumbelNoise(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            uniform = torch.stack([torch.rand(scores.shape[1], generator=generator) for generator in generators])
+            # 0 has no logarithm
+            return scores - torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
+
+    return GumbelNoise()
 
 
 def _take(job: Job, token: int, limits: Limits) -> None:

@@ -1,0 +1,67 @@
+"""Models to measure with: GPT-2-small's shape with random weights, made on the spot, and the bundled one.
+
+Random weights have no end-of-text token, so that every answer has exactly as many tokens as were asked for, in every
+peer. Speed does not depend on what the weights are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+BUNDLED = REPO / "bundled_model" / "gpt2-mini"
+VOCABULARY = 50_257
+
+
+def make_gpt2_small(folder: Path) -> Path:
+    """124 million parameters: 12 layers, 768 wide, 50,257 tokens; about 500 MB."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(bos_token_id=None, eos_token_id=None))
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    _write_tokenizer(folder)
+    return folder
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """The bundled model's byte-level BPE, filled up to GPT-2's vocabulary so that every id is a text."""
+    tokenizer = json.loads((BUNDLED / "tokenizer.json").read_text("utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    for number in range(len(vocabulary), VOCABULARY):
+        vocabulary[f"Ġw{number}"] = number
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 1024}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+
+
+def package(model: Path, folder: Path, precision: str) -> Path:
+    """The model as our PyFunc, as `deploy` packages it; returns the folder to serve."""
+    from genai_lifecycle import packaging
+    from genai_lifecycle.conversion.precision import Trial, convert_checkpoint
+    from genai_lifecycle.evaluation.cases import Case
+    from genai_lifecycle.generation import greedy_answers, load_converted, load_text_model
+    from genai_lifecycle.model_source import ModelSource
+    from genai_lifecycle.prompts.templates import TEMPLATES
+    from genai_lifecycle.results import PromptRef
+
+    source = ModelSource("benchmark", "folder", str(model), None, "plain", "")
+    prompt = PromptRef("qa-simple", 1, TEMPLATES["qa-simple"])
+    questions = ["What is MLflow?", "What is overfitting?"]
+    packaging.stage(folder / "staged", source, prompt)
+    expected = greedy_answers(load_text_model(str(model), "plain"), prompt.template, questions, 32)
+    cases = [Case(question, "An answer.") for question in questions]
+    trial = Trial("plain", prompt.template, questions, [a.token_ids for a in expected], cases, 32)
+    ir = folder / "staged" / "ir"
+    convert_checkpoint(folder / "staged" / "model", ir, trial, precision)
+    given = greedy_answers(load_converted(model, ir, "plain", precision), prompt.template, questions, 32)
+    golden = [
+        {"question": question, "answer": a.answer, "token_ids": a.token_ids, "max_new_tokens": 32}
+        for question, a in zip(questions, given, strict=True)
+    ]
+    packaging.write_golden(folder / "staged", golden)
+    packaging.save_model(folder / "staged", folder / "package", engine="openvino", max_new_tokens=96)
+    return folder / "package"

@@ -1,0 +1,94 @@
+"""Prometheus metrics: the endings of vLLM's names behind our prefix, so that its dashboards work after one replace.
+
+Never a text, a key or a caller as a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+PREFIX = "genai_"
+_SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+_TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """The metrics of one app, in a registry of its own.
+
+    Args:
+        model_name: the label of all metrics of the model; asked at every scrape.
+        engine_load: running, waiting, cancelled and restarts of the engine, or None while there is no model.
+    """
+
+    def __init__(self, model_name: Callable[[], str], engine_load: Callable[[], Any]):
+        self._registry, self._model_name = CollectorRegistry(), model_name
+        self._registry.register(_EngineCollector(model_name, engine_load))
+        self._requests = self._counter("http_requests", "Requests by route and status.", "method", "route", "status")
+        self._seconds = self._histogram("http_request_duration_seconds", "Until the last byte.", _SHORT_S, "route")
+        model = "model_name"
+        self._prompt = self._counter("prompt_tokens", "Tokens of the prompts.", model)
+        self._generated = self._counter("generation_tokens", "Tokens of the answers.", model)
+        self._success = self._counter("request_success", "Answers by how they ended.", model, "finished_reason")
+        self._first = self._histogram("time_to_first_token_seconds", "Until the first token.", _SHORT_S, model)
+        self._between = self._histogram("inter_token_latency_seconds", "Mean time a token.", _TOKEN_S, model)
+        self._whole = self._histogram("e2e_request_latency_seconds", "Until the last token.", _SHORT_S, model)
+        self._prompt_size = self._histogram("request_prompt_tokens", "Tokens of a prompt.", _TOKENS, model)
+        self._answer_size = self._histogram("request_generation_tokens", "Tokens of an answer.", _TOKENS, model)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """One HTTP request that has been answered."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def answer(self, answer: Mapping[str, Any]) -> None:
+        """One answer of the model, with the fields of a packaged model's `Answer`; another PyFunc's has fewer."""
+        if "completion_tokens" not in answer:
+            return
+        name, tokens, total_s = self._model_name(), answer["completion_tokens"], answer["total_s"]
+        self._prompt.labels(name).inc(answer["prompt_tokens"])
+        self._generated.labels(name).inc(tokens)
+        self._success.labels(name, answer["finish_reason"]).inc()
+        self._whole.labels(name).observe(total_s)
+        self._prompt_size.labels(name).observe(answer["prompt_tokens"])
+        self._answer_size.labels(name).observe(tokens)
+        if tokens:
+            self._first.labels(name).observe(answer["first_token_s"])
+        if tokens > 1:
+            self._between.labels(name).observe((total_s - answer["first_token_s"]) / (tokens - 1))
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}{name}", what, labels, registry=self._registry)
+
+    def _histogram(self, name: str, what: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"{PREFIX}{name}", what, labels, buckets=buckets, registry=self._registry)
+
+
+class _EngineCollector(Collector):
+    """What the engine is busy with, read at the moment of the scrape."""
+
+    def __init__(self, model_name: Callable[[], str], engine_load: Callable[[], Any]):
+        self._model_name, self._engine_load = model_name, engine_load
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        load = self._engine_load()
+        if load is None:
+            return
+        for kind, name, what, value in (
+            (GaugeMetricFamily, "num_requests_running", "Answers in the batch.", load.running),
+            (GaugeMetricFamily, "num_requests_waiting", "Questions that wait for the batch.", load.waiting),
+            (CounterMetricFamily, "requests_cancelled", "Answers that nobody wanted any more.", load.cancelled),
+            (CounterMetricFamily, "engine_restarts", "Times that the engine was started afresh.", load.restarts),
+        ):
+            family = kind(f"{PREFIX}{name}", what, labels=["model_name"])
+            family.add_metric([self._model_name()], value)
+            yield family

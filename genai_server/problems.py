@@ -1,0 +1,99 @@
+"""Errors in the shape that the clients of each family of routes read.
+
+`/v1/*` gets OpenAI's error object, `/invocations` MLflow's, everything else problem+json (RFC 9457).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from genai_server.errors import ServerError
+
+RETRY_AFTER_S = 1
+OPENAI_PREFIX, MLFLOW_PATH = "/v1/", "/invocations"
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_MLFLOW_CODES = {
+    400: "BAD_REQUEST", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "ENDPOINT_NOT_FOUND",
+    413: "BAD_REQUEST", 429: "REQUEST_LIMIT_EXCEEDED", 503: "TEMPORARILY_UNAVAILABLE",
+}  # fmt: skip
+
+
+def install(app: FastAPI) -> None:
+    """Answer every kind of error of this app in its family's shape."""
+    app.add_exception_handler(ServerError, _refused)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _failed)
+
+
+def response_for(path: str, error: ServerError) -> JSONResponse:
+    """The response to a request for `path` that was refused with `error`."""
+    headers: dict[str, str] = {}
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer, Basic realm="a key as the password", charset="UTF-8"'
+    return _response(path, error.status, error.code, error.sentence, error.param, headers)
+
+
+def _response(
+    path: str,
+    status: int,
+    code: str,
+    sentence: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    errors: list[dict[str, Any]] | None = None,
+) -> JSONResponse:
+    if path.startswith(OPENAI_PREFIX):
+        return JSONResponse(openai_error(status, code, sentence, param), status, headers)
+    if path == MLFLOW_PATH:
+        return JSONResponse({"error_code": _mlflow_code(status), "message": sentence}, status, headers)
+    body = {"type": "about:blank", "title": code.replace("_", " "), "status": status, "detail": sentence}
+    body |= {"instance": path, "code": code} | ({"errors": errors} if errors else {})
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def openai_error(status: int, code: str, sentence: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object; also sent inside a stream that has begun."""
+    kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": sentence, "type": kind, "param": param, "code": code}}
+
+
+def _mlflow_code(status: int) -> str:
+    return _MLFLOW_CODES.get(status, "INTERNAL_ERROR" if status >= 500 else "BAD_REQUEST")
+
+
+async def _refused(request: Request, exc: ServerError) -> JSONResponse:
+    return response_for(request.url.path, exc)
+
+
+async def _malformed(request: Request, exc: RequestValidationError) -> JSONResponse:
+    """One sentence about the first thing that is wrong; the caller's text is not repeated."""
+    errors = [{"loc": [str(part) for part in e["loc"]], "msg": e["msg"], "type": e["type"]} for e in exc.errors()]
+    first = errors[0]
+    place = ".".join(part for part in first["loc"] if part != "body")
+    sentence = f"{place or 'the body'}: {first['msg']}."
+    path = request.url.path
+    status = 400 if path.startswith(OPENAI_PREFIX) else 422
+    return _response(path, status, "malformed_request", sentence, place or None, errors=errors)
+
+
+async def _failed(request: Request, exc: Exception) -> JSONResponse:
+    """A fault of ours: the log has the traceback, the caller gets a sentence without it."""
+    response = response_for(request.url.path, ServerError("The server failed.", "The log names the request's id."))
+    response.headers.update(request.state.headers)
+    return response
+
+
+async def _http_error(request: Request, exc: HTTPException) -> JSONResponse:
+    """Unknown paths and methods, and what Starlette refuses by itself."""
+    code = _HTTP_CODES.get(exc.status_code, "refused")
+    return _response(request.url.path, exc.status_code, code, f"{exc.detail}.", headers=exc.headers)

@@ -1,0 +1,74 @@
+"""Loads a model from MLflow's registry or from a folder, with what is known about it. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from genai_server.answerers import answerer_of
+from genai_server.predictor import LoadedModel
+from genai_server.settings import ServerSettings, model_identity
+
+
+def load_from_mlflow(model_uri: str, tracking_uri: str | None) -> LoadedModel:
+    """Load a registered version or a folder. Raises MlflowException when it does not exist."""
+    import mlflow
+
+    if tracking_uri:
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(tracking_uri)
+    answerer = answerer_of(mlflow.pyfunc.load_model(model_uri))
+    info = _info(model_uri, answerer.prompt) | {"engine": dict(answerer.describe())}
+    return LoadedModel(answerer, info)
+
+
+def _info(model_uri: str, prompt: Mapping[str, Any]) -> dict[str, Any]:
+    info = {
+        "model": model_uri.rstrip("/").rpartition("/")[2],
+        "model_uri": model_uri,
+        "model_version": None,
+        "model_alias": None,
+        "prompt": f"{prompt.get('name')}/{prompt.get('version')}" if prompt else "",
+        "turn_format": prompt.get("turn_format"),
+        "run_id": None,
+        "base_model": None,
+        "weights_sha256": None,
+    }
+    return info | _registered(model_uri) | _told(model_uri)
+
+
+def _registered(model_uri: str) -> dict[str, Any]:
+    """What the registry knows of a `models:/NAME/VERSION` or `models:/NAME@ALIAS` address."""
+    import mlflow
+
+    name, separator, alias = model_uri.removeprefix("models:/").partition("@")
+    name, _, number = name.partition("/")
+    if not model_uri.startswith("models:/") or not (alias or number):
+        return {}
+    client = mlflow.MlflowClient()
+    found = client.get_model_version_by_alias(name, alias) if separator else client.get_model_version(name, number)
+    return {
+        "model": name,
+        "model_version": str(found.version),
+        "model_alias": alias or None,
+        "run_id": found.run_id,
+        "base_model": found.tags.get("model"),
+        "weights_sha256": found.tags.get("weights_sha256"),
+    }
+
+
+def _told(model_uri: str) -> dict[str, Any]:
+    """What MODEL_INFO_FILE says of the folder that the server was started with; a registry knows its own versions."""
+    if model_uri.startswith("models:/") or model_uri != ServerSettings.from_env().model_uri:
+        return {}
+    told = model_identity()
+    if not told:
+        return {}
+    return {
+        "model": told["model"].get("name"),
+        "model_version": told["model"].get("version"),
+        "model_alias": told["model"].get("alias"),
+        "run_id": told.get("run_id"),
+        "base_model": told.get("base_model"),
+        "weights_sha256": told.get("weights_sha256"),
+    }

@@ -1,0 +1,120 @@
+"""What MLflow's own scoring server accepts and returns: `/invocations`, `/ping`, `/version`.
+
+Reading the request and writing the answer are MLflow's own functions. Its slips are not repeated: docs/http_api.md
+lists them, and a test compares both servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
+from mlflow.version import VERSION
+
+from genai_server.metrics import Metrics
+from genai_server.predictor import READY
+from genai_server.serving import serving_of
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["mlflow"])
+JSON = "application/json"
+LONGEST_S = 3600.0  # timeout_s that a model takes; it refuses a longer one itself
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {"schema": {"type": "object"}, "example": {"inputs": ["What is MLflow?"]}},
+            "text/csv": {"schema": {"type": "string"}, "example": "question\nWhat is MLflow?\n"},
+        },
+    }
+}
+
+
+@router.post("/invocations", response_class=Response, openapi_extra=_BODY)
+async def invocations(request: Request) -> Response:
+    """Answer as `mlflow models serve` does: dataframe_split, dataframe_records, instances, inputs, CSV, Parquet."""
+    content_type = _as_mlflow_reads_it(request.headers.get("content-type", ""))
+    if not content_type:
+        text = f"Name the content type of the body; it can be {', '.join(scoring_server.CONTENT_TYPES)}."
+        return Response(text, 415, media_type="text/plain")
+    data = await request.body()
+    serving = serving_of(request)
+    with serving.predictor.accepted() as model:
+        scored = _Scored(model.answerer.pyfunc, request.app.state.settings.request_timeout_s, serving.metrics)
+        return await _predict(data, content_type, scored, model.answerer.pool)
+
+
+def _as_mlflow_reads_it(content_type: str) -> str:
+    """The same type in the one spelling that MLflow knows: small letters, no quotes, nothing empty at the end."""
+    return content_type.lower().replace('"', "").rstrip("; \t")
+
+
+class _Scored:
+    """The model as MLflow's function calls it, within the server's deadline and with its answers counted."""
+
+    def __init__(self, pyfunc: Any, timeout_s: float, metrics: Metrics):
+        self.metadata = pyfunc.metadata
+        self._pyfunc, self._timeout_s, self._metrics = pyfunc, timeout_s, metrics
+
+    def predict(self, data: Any, params: Any = None) -> Any:
+        answers = self._pyfunc.predict(data, params=self._in_time(params))
+        for answer in answers if isinstance(answers, list) else ():
+            if isinstance(answer, Mapping):
+                self._metrics.answer(answer)
+        return answers
+
+    def _in_time(self, params: Any) -> Any:
+        """With the server's timeout where the model knows one; wrong parameters are the model's to refuse."""
+        schema = self.metadata.get_params_schema()
+        if schema is None or all(param.name != "timeout_s" for param in schema.params):
+            return params
+        given = {} if params is None else params
+        if not isinstance(given, dict):
+            return params
+        wanted = given.get("timeout_s")
+        too_long = isinstance(wanted, int | float) and self._timeout_s < wanted <= LONGEST_S
+        return {**given, "timeout_s": self._timeout_s} if wanted is None or too_long else params
+
+
+async def _predict(data: bytes, content_type: str, scored: _Scored, pool: Executor) -> Response:
+    """MLflow's own reading, predicting and writing, on a thread."""
+    schema = scored.metadata.get_input_schema()
+    try:
+        result = await asyncio.get_running_loop().run_in_executor(
+            pool, scoring_server.invocations, data, content_type, scored, schema
+        )
+    except MlflowException as exc:
+        return Response(_without_stack_trace(exc), exc.get_http_status_code(), media_type=JSON)
+    except (RecursionError, ValueError) as exc:  # json's; MLflow wraps what the model raises
+        body = {"error_code": "BAD_REQUEST", "message": f"The JSON cannot be read: {exc}."}
+        return Response(json.dumps(body), 400, media_type=JSON)
+    return Response(result.response, result.status, media_type=result.mimetype)
+
+
+def _without_stack_trace(exc: MlflowException) -> str:
+    body = json.loads(exc.serialize_as_json())
+    if trace := body.pop("stack_trace", None):
+        log.warning("/invocations failed: %s", body.get("error_code"))
+        log.debug("%s", trace)
+    return json.dumps(body)
+
+
+@router.get("/ping", response_class=Response)
+async def ping(request: Request) -> Response:
+    """200 once the model is ready, else 503: MLflow's server is not there before its model is."""
+    ready = serving_of(request).predictor.status == READY
+    return Response("\n", 200 if ready else 503, media_type=JSON)
+
+
+@router.get("/version", response_class=Response)
+async def version() -> Response:
+    """MLflow's version."""
+    return Response(VERSION, media_type=JSON)
