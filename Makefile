@@ -40,8 +40,12 @@ docs: install  ## write docs/cli.md from --help
 	{ printf '# Command line\n\nThis page is the output of `python e2e_mlflow.py --help`; a test compares the two.\n\n```\n'; \
 	  COLUMNS=110 $(BIN)/python e2e_mlflow.py --help; printf '```\n'; } > docs/cli.md
 
-bench: install  ## measure; prints tables
+bench: install  ## measure the whole life, the engine, and the server beside its peers; prints tables (30 minutes)
+	$(BIN)/pip install -q -r benchmarks/requirements.txt
+	$(BIN)/pip install -q --no-deps langchain-huggingface==1.2.3
 	$(BIN)/python benchmarks/lifecycle.py
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/serving.py
 
 clean:  ## remove scratch files; runs, prompts and versions stay
 	rm -rf local_staging local_mlflow_logs .pytest_cache .ruff_cache

@@ -17,11 +17,12 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: make `bundled_model` importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bundled_model.phrasings import FRAMES, compared, framed, noisy, normalised
+from bundled_model.phrasings import FRAMES, compared, described, framed, noisy, normalised
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 CASES_FILE = CORPUS / "cases.jsonl"
-SPLITS = ("train", "validation", "test")
+OWN_WORDS = "own_words"  # held out too: questions that describe a thing without its name, as a layman would
+SPLITS = ("train", "validation", "test", OWN_WORDS)
 KNOWN, UNKNOWN, SMALLTALK = "known", "unknown", "smalltalk"
 
 CASES_KNOWN, CASES_UNKNOWN = 36, 4
@@ -78,6 +79,7 @@ class Example:
     answer: str
     group: str
     history: tuple[str, ...] = ()
+    split: str = "train"
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -166,11 +168,12 @@ def _held_out(entries: Sequence[Entry], dialogues: Sequence[Dialogue]) -> Iterat
 class Mix:
     """How often training draws from each part of the corpus; the shares add up to 1."""
 
-    known: float = 0.76
-    unknown: float = 0.11
+    known: float = 0.70
+    unknown: float = 0.19
     smalltalk: float = 0.03
-    dialogues: float = 0.10
-    framed: float = 0.4  # share of questions made from a name and a frame
+    dialogues: float = 0.08
+    framed: float = 0.28  # share of questions made from a name and a frame
+    described: float = 0.2  # share of the known questions made from words of their answer
 
 
 def draw(corpus: Corpus, rng: random.Random, mix: Mix = Mix()) -> Example:
@@ -205,9 +208,11 @@ def _draw_question(corpus: Corpus, entry: Entry, rng: random.Random, mix: Mix) -
 
 
 def _plain_question(entry: Entry, rng: random.Random, mix: Mix) -> str:
-    """One written by hand, or a frame around one of the entry's names."""
+    """One written by hand, a frame around one of the entry's names, or one made of words of the answer."""
+    if entry.group == KNOWN and rng.random() < mix.described:
+        return described(entry.answer, rng)
     names = entry.names["train"]
-    if not names or rng.random() >= mix.framed:
+    if not names or rng.random() >= mix.framed / (1 - mix.described):
         return rng.choice(entry.questions["train"])
     name = rng.choice(names)
     comparison = compared(name, rng) if rng.random() < 0.8 else None
@@ -220,10 +225,12 @@ def _plain_question(entry: Entry, rng: random.Random, mix: Mix) -> str:
 def held_out(corpus: Corpus, split: str) -> list[Example]:
     """Every phrasing of a held-out split, with unknown names put into one frame each."""
     found = [
-        Example(question, entry.answer, entry.group) for entry in corpus.entries for question in entry.questions[split]
+        Example(question, entry.answer, entry.group, split=split)
+        for entry in corpus.entries
+        for question in entry.questions[split]
     ]
     framed = [
-        Example(FRAMES[number % len(FRAMES)].format(name), entry.answer, entry.group)
+        Example(FRAMES[number % len(FRAMES)].format(name), entry.answer, entry.group, split=split)
         for entry in corpus.of(UNKNOWN)
         for number, name in enumerate(entry.names[split])
     ]

@@ -13,17 +13,30 @@ import argparse
 import random
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: make the packages of the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bundled_model.dataset import KNOWN, UNKNOWN, Corpus, Example, held_out, held_out_dialogues, load_corpus
+from bundled_model.dataset import (
+    KNOWN,
+    OWN_WORDS,
+    UNKNOWN,
+    Corpus,
+    Example,
+    held_out,
+    held_out_dialogues,
+    load_corpus,
+)
 from bundled_model.phrasings import normalised
+from genai_lifecycle.conversion.ir import convert, save
 from genai_lifecycle.evaluation.scorers import token_f1
+from genai_lifecycle.generation import load_converted
 from genai_lifecycle.prompts.templates import TEMPLATES
 from served_model.text_generation.sampling import Sampling
 from served_model.text_generation.text_model import DIALOGUE, PLAIN, Answer, TextModel
@@ -88,9 +101,24 @@ def _share(values: Sequence[bool]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def ways_of_asking(folder: Path) -> list[tuple[str, str | None, TextModel]]:
+@contextmanager
+def loaded(folder: Path, engine: str) -> Iterator[TextModel]:
+    """The checkpoint on one of the engines; for OpenVINO it is converted first, with its weights in fp32."""
+    if engine == "torch":
+        yield TextModel.load(folder, PLAIN)
+        return
+    with tempfile.TemporaryDirectory() as ir, closing(_converted(folder, Path(ir))) as model:
+        yield model
+
+
+def _converted(folder: Path, ir: Path) -> TextModel:
+    save(convert(folder), ir)
+    return load_converted(folder, ir, PLAIN, "fp32")
+
+
+def ways_of_asking(plain: TextModel) -> list[tuple[str, str | None, TextModel]]:
     """(name, template, model) for the four templates, and for bare turns in the dialogue format."""
-    plain, dialogue = TextModel.load(folder, PLAIN), TextModel.load(folder, DIALOGUE)
+    dialogue = TextModel(plain.tokenizer, plain.engine, DIALOGUE)
     return [*((name, template, plain) for name, template in TEMPLATES.items()), (BARE_TURNS, None, dialogue)]
 
 
@@ -110,14 +138,19 @@ def answer_seconds(model: TextModel, questions: Sequence[str]) -> list[float]:
 # --- command line ---------------------------------------------------------------------------------
 
 
-def print_figures(folder: Path, corpus: Corpus, split: str) -> None:
+def print_figures(model: TextModel, corpus: Corpus, split: str) -> None:
     examples = held_out(corpus, split)
     sizes = {group: sum(e.group == group for e in examples) for group in sorted({e.group for e in examples})}
-    print(f"{split} split: {', '.join(f'{count} {group}' for group, count in sizes.items())} questions\n")
-    print(f"{'asked in':20}{'token F1':>9}{'exact':>8}{'unknown declined':>18}{'known declined':>16}{'ended':>8}")
-    ways = ways_of_asking(folder)
+    print(f"{split} split: {', '.join(f'{count} {group}' for group, count in sizes.items())} questions")
+    columns = f"{'token F1':>9}{'exact':>8}{'unknown declined':>18}{'known declined':>16}{'ended':>8}"
+    print(f"\n{'asked in':20}{columns}")
+    ways = ways_of_asking(model)
     for name, template, model in ways:
         _print_scores(name, score(examples, answer_all(model, examples, template)))
+    own_words = held_out(corpus, OWN_WORDS)
+    if own_words:
+        name = f"own words ({len(own_words)})"
+        _print_scores(name, score(own_words, answer_all(model, own_words, TEMPLATES[SIMPLE])))
     talks = held_out_dialogues(corpus)
     if talks:
         _print_scores(f"follow-ups ({len(talks)})", score(talks, answer_all(ways[-1][2], talks, None)))
@@ -134,10 +167,9 @@ def _print_scores(name: str, scores: Scores) -> None:
     )
 
 
-def print_sample(folder: Path, corpus: Corpus, split: str, count: int, seed: int) -> None:
+def print_sample(model: TextModel, corpus: Corpus, split: str, count: int, seed: int) -> None:
     """Random questions with the model's answers, the wrong ones with what they should have been."""
     examples = random.Random(seed).sample(held_out(corpus, split), count)
-    model = TextModel.load(folder, PLAIN)
     for e, answer in zip(examples, answer_all(model, examples, TEMPLATES[SIMPLE]), strict=True):
         print(f"Q: {e.question}\nA: {answer.answer}")
         if answer.answer != e.answer:
@@ -145,9 +177,9 @@ def print_sample(folder: Path, corpus: Corpus, split: str, count: int, seed: int
         print()
 
 
-def print_answers(folder: Path, questions: Sequence[str]) -> None:
+def print_answers(model: TextModel, questions: Sequence[str]) -> None:
     examples = [Example(question, "", KNOWN) for question in questions]
-    for e, answer in zip(examples, answer_all(TextModel.load(folder, PLAIN), examples, TEMPLATES[SIMPLE]), strict=True):
+    for e, answer in zip(examples, answer_all(model, examples, TEMPLATES[SIMPLE]), strict=True):
         print(f"Q: {e.question}\nA: {answer.answer}\n")
 
 
@@ -159,6 +191,7 @@ def _drawn(examples: Sequence[Example], count: int, group: str) -> list[Example]
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the bundled GPT-2 on phrasings it was never trained on.")
     parser.add_argument("--model", type=Path, default=MODEL, help="folder in HuggingFace format")
+    parser.add_argument("--engine", choices=("openvino", "torch"), default="openvino", help="default: openvino")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--sample", type=int, metavar="N", help="print N random questions with their answers instead")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
@@ -169,12 +202,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"Error: there is no model in {given.model}.\n  -> Train it: python bundled_model/train.py", file=sys.stderr
         )
         return 2
-    if given.ask:
-        print_answers(given.model, given.ask)
-    elif given.sample:
-        print_sample(given.model, load_corpus(), given.split, given.sample, given.seed)
-    else:
-        print_figures(given.model, load_corpus(), given.split)
+    with loaded(given.model, given.engine) as model:
+        if given.ask:
+            print_answers(model, given.ask)
+        elif given.sample:
+            print_sample(model, load_corpus(), given.split, given.sample, given.seed)
+        else:
+            print_figures(model, load_corpus(), given.split)
     return 0
 
 

@@ -47,6 +47,13 @@ COMPARISON_FRAMES = (
     "which is better, {a} or {b}?", "{a} vs. {b}: what is the difference?", "I mix up {a} and {b}, help",
     "whats the difference between {a} and {b}", "Why use {a} instead of {b}?",
 )  # fmt: skip
+# Around words of an answer: how somebody asks who knows what a thing does, but not what it is called.
+DESCRIBING_FRAMES = (
+    "what is it called when {}", "what do you call {}", "What do you call it when {}?", "what {}", "which one {}",
+    "how can I {}", "how do you {}", "I need {}", "something that {}", "is there a way to {}", "why {}", "{}", "{}?",
+    "what is the word for {}", "what's the name for {}", "how does {} work", "tell me what {}", "a tool for {}",
+    "what helps with {}", "explain {}", "I want {}", "how is {} done", "what makes {}",
+)  # fmt: skip
 OPENERS = (
     "please ", "hi, ", "Hello, ", "hey, ", "hey ", "Please, ", "ok, ", "Okay, so ", "so ", "Quick question: ", "um, ",
     "Can you tell me: ", "Could you please tell me: ", "I would like to know: ", "sorry, ", "well, ", "Good morning, ",
@@ -55,12 +62,17 @@ CLOSERS = (
     " please", " pls", ", please", ", please?", " thanks", ", thanks", " plz", " in short", " in simple words", "??",
     "!", " ...",
 )  # fmt: skip
+SMALL_WORDS = frozenset(
+    "a an the is are was be do does did i me my you your we our it its this that these those there to of for in on at"
+    " by with as and so just really some any can could would should will what how which when have has had get".split()
+)
 _NEIGHBOURS = {
     "a": "sq", "b": "vn", "c": "xv", "d": "sf", "e": "wr", "f": "dg", "g": "fh", "h": "gj", "i": "uo",
     "j": "hk", "k": "jl", "l": "ko", "m": "n", "n": "bm", "o": "ip", "p": "o", "q": "wa", "r": "et",
     "s": "ad", "t": "ry", "u": "yi", "v": "cb", "w": "qe", "x": "zc", "y": "tu", "z": "x",
 }  # fmt: skip
 _TYPO_MIN_LETTERS = 4  # a slip in a shorter word makes another word
+_SENTENCE_END = re.compile(r"(?<=[.!?]) +")
 _SIDES = re.compile(r"(?:the difference between )?(.+?) (?:vs\.?|versus|and|or) (.+)", re.IGNORECASE)
 
 
@@ -72,7 +84,7 @@ def normalised(text: str) -> str:
 def framed(name: str, rng: random.Random, *, of_the_field: bool = False) -> str:
     """A question about `name` in a random frame."""
     frame = rng.choice(FIELD_FRAMES if of_the_field and rng.random() < 0.06 else FRAMES)
-    return frame.format(_without_article(name) if rng.random() < 0.25 else name)
+    return frame.format(without_article(name) if rng.random() < 0.25 else name)
 
 
 def compared(name: str, rng: random.Random) -> str | None:
@@ -84,8 +96,23 @@ def compared(name: str, rng: random.Random) -> str | None:
     return rng.choice(COMPARISON_FRAMES).format(a=a, b=b)
 
 
+def described(answer: str, rng: random.Random) -> str:
+    """A question made of words of the answer, in their order: a run of them, or some that carry the topic."""
+    words = re.sub(r"[^\w\s'-]", " ", rng.choice(_SENTENCE_END.split(answer.strip()))).split()
+    if rng.random() < 0.5:
+        length = rng.randint(4, 9)
+        start = rng.randrange(max(1, len(words) - length + 1))
+        chosen = words[start : start + length]
+    else:
+        telling = [i for i, word in enumerate(words) if word.lower() not in SMALL_WORDS]
+        chosen = [words[i] for i in sorted(rng.sample(telling, min(len(telling), rng.randint(3, 6))))]
+    return rng.choice(DESCRIBING_FRAMES).format(" ".join(chosen).lower())
+
+
 def noisy(text: str, rng: random.Random) -> str:
     """The same question as another person would type it; often unchanged."""
+    if rng.random() < 0.25:
+        text = _without_small_words(text, rng)
     if rng.random() < 0.12:
         text = rng.choice(OPENERS) + (text[:1].lower() + text[1:] if text[1:2].islower() else text)
     if rng.random() < 0.25:
@@ -96,6 +123,13 @@ def noisy(text: str, rng: random.Random) -> str:
     for _ in range(rng.choices((0, 1, 2), (0.75, 0.18, 0.07))[0]):
         text = _with_typo(text, rng)
     return text
+
+
+def _without_small_words(text: str, rng: random.Random) -> str:
+    """Some words that carry no topic left out, so that an answer is found by the words that do."""
+    words = text.split()
+    kept = [word for word in words if word.lower().strip("?,.!") not in SMALL_WORDS or rng.random() < 0.5]
+    return " ".join(kept) if len(kept) >= 3 else text
 
 
 def _case(text: str, rng: random.Random) -> str:
@@ -119,5 +153,6 @@ def _with_typo(text: str, rng: random.Random) -> str:
     return text[:at] + new + text[at + 2 :]
 
 
-def _without_article(name: str) -> str:
+def without_article(name: str) -> str:
+    """ "a language model" as "language model"."""
     return re.sub(r"^(?:a|an|the) ", "", name, flags=re.IGNORECASE)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -20,6 +22,7 @@ from genai_lifecycle.errors import ConfigError, LifecycleError
 log = logging.getLogger("genai_lifecycle")
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
+_S3_VALUE = re.compile(r"(-s3[^\s:=]*[= ]+)\S+")  # a misspelt flag is named, the key behind it is not
 SUMMARY_FILE = "last_run.json"  # below local_staging/: the whole result of --mode all, for programs
 
 
@@ -27,14 +30,15 @@ class _Parser(argparse.ArgumentParser):
     """Wrong usage is a ConfigError like any other wrong setting."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}.", hint="python e2e_mlflow.py --help shows every flag.")
+        message = _S3_VALUE.sub(r"\1***", f"{message[:1].upper()}{message[1:]}.")
+        raise ConfigError(message, hint="python e2e_mlflow.py --help shows every flag.")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Every flag, grouped by what it is for. A flag that is not given is absent from the result."""
     parser = _Parser(
         prog="e2e_mlflow.py",
-        description="The whole life of a causal language model: experiment, deploy, test, serve.",
+        description="The whole life of a causal language model: experiment, deploy, test, serve, export.",
         epilog="Flags beat environment variables, environment variables beat defaults. Ctrl-C is safe at any moment.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
@@ -44,9 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="show what MLflow and the libraries say too")
     _add_model_flags(parser.add_argument_group("model and cases (experiment, deploy, test, all)"))
     _add_store_flags(parser.add_argument_group("where things are kept (every mode)"))
-    serving = parser.add_argument_group("serving (serve, ui)")
+    serving = parser.add_argument_group("serving (serve, chat, ui)")
     serving.add_argument("--port", type=int, help="port of the server (default: serve 5001, ui 5050)")
+    serving.add_argument("--url", help="chat: a running server, http://HOST:PORT; default: the champion, loaded here")
     serving.add_argument("--start", action="store_true", help="serve: run the server instead of printing how")
+    _add_bundle_flags(parser.add_argument_group("bundle (export, all)"))
     return parser
 
 
@@ -74,6 +80,16 @@ def _add_store_flags(group) -> None:
     group.add_argument("--registered-model-name", help="name in the model registry (default: langchain-e2e-model)")
 
 
+def _add_bundle_flags(group) -> None:
+    group.add_argument("--model-uri", help="models:/NAME/VERSION or models:/NAME@ALIAS; default: the champion")
+    group.add_argument("--output-dir", type=Path, help="folder of the bundle (default: exported_model)")
+    group.add_argument("--force", action="store_true", help="replace the bundle that is in that folder")
+    group.add_argument("--wheels", action="store_true", help="with every wheel, for building without internet")
+    group.add_argument("--s3-endpoint-url", help="where the artifacts are in S3 or MinIO: its address")
+    group.add_argument("--s3-access-key", help="its access key; AWS_ACCESS_KEY_ID keeps it out of the process list")
+    group.add_argument("--s3-secret-key", help="its secret key; better: AWS_SECRET_ACCESS_KEY")
+
+
 # --- modes ----------------------------------------------------------------------------------------
 
 
@@ -99,6 +115,25 @@ def _serve(config: E2EConfig) -> None:
         run_server(config, lifecycle.store, tell=_tell)
 
 
+def _chat(config: E2EConfig) -> None:
+    import os
+
+    from genai_lifecycle.stages.chat import HELP, Session, open_partner, typed_lines
+
+    if not config.url:
+        _opened(config, needs_model=False)
+    partner = open_partner(config, os.environ.get("CHAT_API_KEY"))
+    for_a_person = sys.stdin.isatty()
+    if for_a_person:
+        _tell(f"Ask away. {HELP}")
+    session = Session(partner, lambda text: print(text, end="", flush=True), for_a_person)
+    session.run(typed_lines() if for_a_person else sys.stdin)
+
+
+def _export(config: E2EConfig) -> None:
+    _print_export(_opened(config, needs_model=False).export())
+
+
 def _server_config(config: E2EConfig) -> None:
     from genai_lifecycle.server_config import describe
 
@@ -112,10 +147,12 @@ def _ui(config: E2EConfig) -> None:
 
 
 def _all(config: E2EConfig) -> None:
-    printers = {"experiment": _print_experiment, "deploy": _print_deployment, "test": _print_report}
+    printers = {
+        "experiment": _print_experiment, "deploy": _print_deployment, "test": _print_report, "export": _print_export
+    }  # fmt: skip
 
     def done(stage: str, result: object) -> None:
-        if stage in printers:
+        if stage in printers and result is not None:
             printers[stage](result)
 
     lifecycle = _opened(config)
@@ -133,9 +170,11 @@ MODES: dict[str, tuple[Callable[[E2EConfig], None], str]] = {
     "deploy": (_deploy, "register model and prompt as a PyFunc, alias candidate"),
     "test": (_test, "test the candidate in a fresh process; it becomes champion when it passes"),
     "serve": (_serve, "print how to serve the champion; with --start, run the server"),
+    "export": (_export, "write the champion and its server as a folder that Docker builds"),
     "server-config": (_server_config, "print how to run an MLflow server over this storage"),
+    "chat": (_chat, "talk with the champion, or with a running server (--url)"),
     "ui": (_ui, "open MLflow's UI over the store on port 5050, until Ctrl-C"),
-    "all": (_all, "experiment, deploy, test, serve, with a summary"),
+    "all": (_all, "experiment, deploy, test, serve, export, with a summary"),
 }
 
 
@@ -200,6 +239,23 @@ def _print_plan(plan) -> None:
         print(f"  {what}\n    {command}")
 
 
+def _print_export(result) -> None:
+    alias = f" ({result.alias})" if result.alias else ""
+    print(f"\nExport      {result.name} version {result.version}{alias}, engine {result.engine} {result.precision}")
+    print(f"  folder    {_short(result.folder)}: {result.files} files, {result.size_bytes / 1e6:.0f} MB")
+    print(f"  next      {_bundle_command(result)}   builds and starts {result.image}", flush=True)
+
+
+def _bundle_command(result) -> str:
+    return f"cd {shlex.quote(_short(result.folder))} && ./build.sh && ./run.sh"
+
+
+def _short(folder: str) -> str:
+    """A folder as one types it here."""
+    path = Path(folder)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else folder
+
+
 def _print_summary(config: E2EConfig, model, result) -> None:
     from genai_lifecycle.commands import mode_command
 
@@ -215,6 +271,10 @@ def _print_summary(config: E2EConfig, model, result) -> None:
     print(f"  test      {len(report.checks)} of {len(report.checks)} checks passed")
     print(f"  look      {mode_command(config, 'ui')}   then http://127.0.0.1:5050")
     print(f"  serve     {mode_command(config, 'serve', '--start')}   then http://127.0.0.1:5001/docs")
+    if result.export:
+        print(f"  bundle    {_bundle_command(result.export)}   then http://127.0.0.1:8000/docs")
+    else:
+        print(f"  bundle    not written: {result.export_declined}")
 
 
 # --- entry ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from genai_lifecycle.errors import ConfigError
@@ -31,10 +31,12 @@ ENVIRONMENT = {
     "model": "LIFECYCLE_MODEL",
     "registered_model_name": "LIFECYCLE_REGISTERED_MODEL_NAME",
     "judge_model": "LIFECYCLE_JUDGE_MODEL",
+    "url": "CHAT_URL",
     "engine": "ENGINE",
     "precision": "PRECISION",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MODEL_URI = re.compile(r"models:/[^/:@]+(/[1-9]\d*|@[\w-]+)")
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,22 @@ class E2EConfig:
     port: int | None = None  # None = 5050 for `ui`, 5001 for `serve`
     judge_model: str | None = None  # MLflow judge address, for example openai:/gpt-4o-mini
     start: bool = False  # serve: run the server instead of printing how
+    model_uri: str | None = None  # export: models:/NAME/VERSION or models:/NAME@ALIAS; None = the champion
+    output_dir: Path = CHECKOUT / "exported_model"  # export: where the bundle is written
+    force: bool = False  # export: replace the bundle that is there
+    wheels: bool = False  # export: with the wheels of the lock, for a build without internet
+    url: str | None = None  # chat: a running server; None = the version is loaded here
+    s3_endpoint_url: str | None = None  # export: for MLflow's S3 client, where the files are in S3 or MinIO
+    s3_access_key: str | None = field(default=None, repr=False)
+    s3_secret_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("cases", "staging_dir", "log_dir"):
-            object.__setattr__(self, name, Path(getattr(self, name)))
+        for name in ("cases", "staging_dir", "log_dir", "output_dir"):
+            object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
         self._check_names()
         self._check_ranges()
         self._check_addresses()
+        self._check_export()
 
     @classmethod
     def from_env(cls, given: Mapping[str, object], env: Mapping[str, str] = os.environ) -> E2EConfig:
@@ -105,3 +116,20 @@ class E2EConfig:
             raise ConfigError(f"backend_store_uri is {self.backend_store_uri!r}.", hint="Use sqlite:///FILE.")
         if "://" in self.data_dir:
             raise ConfigError(f"data_dir is {self.data_dir!r}.", hint="Use a folder; it is made when it is missing.")
+
+    def _check_export(self) -> None:
+        """The S3 values themselves stay out of every message."""
+        if self.model_uri is not None and not _MODEL_URI.fullmatch(self.model_uri):
+            raise ConfigError(
+                f"model_uri is {self.model_uri!r}.",
+                hint="Use models:/NAME/VERSION or models:/NAME@ALIAS; leave it out for the champion.",
+            )
+        if self.url and not re.match(r"https?://[^/]", self.url):
+            raise ConfigError(f"url is {self.url!r}.", hint="Use http://HOST:PORT of a running server.")
+        if self.s3_endpoint_url and not re.match(r"https?://[^/]", self.s3_endpoint_url):
+            raise ConfigError("s3_endpoint_url is no address.", hint="Use http://HOST:PORT or https://HOST.")
+        if bool(self.s3_access_key) != bool(self.s3_secret_key):
+            raise ConfigError(
+                "Of --s3-access-key and --s3-secret-key only one is given.",
+                hint="Give both; or neither, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            )

@@ -56,6 +56,10 @@ class BundleError(LifecycleError):
     exit_code = 5
 
 
+class ExportDeclined(BundleError):
+    """Nothing is wrong, but no bundle is written: torch answers, or another bundle is in the way. `all` goes on."""
+
+
 class VerificationFailed(LifecycleError):
     """The registered model did not pass its checks; no alias was moved."""
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import ExportDeclined
 from genai_lifecycle.lock import only_run
 from genai_lifecycle.model_source import ModelSource, find_model
 from genai_lifecycle.results import (
     DeploymentResult,
     ExperimentResult,
+    ExportResult,
     LifecycleResult,
     ServePlan,
     VerificationReport,
@@ -77,9 +79,27 @@ class MLflow3E2ELifecycle:
 
         return serve_plan(self.config, self.store)
 
+    def export(self) -> ExportResult:
+        """Write the bundle of the champion, or of the version that the configuration names."""
+        from genai_lifecycle.stages.export import export_model
+
+        with self._alone():
+            return export_model(self.config, self.store)
+
     def run_all(self, done: Callable[[str, object], None] = lambda stage, result: None) -> LifecycleResult:
-        """Every stage in order; stops at the first LifecycleError. `done` is told each stage's result."""
+        """Every stage in order; stops at the first LifecycleError. `done` is told each stage's result.
+
+        An export that is declined is no failure: the version is registered, tested and can be served.
+        """
         seconds: dict[str, float] = {}
+        declined: list[str] = []
+
+        def export() -> ExportResult | None:
+            try:
+                return self.export()
+            except ExportDeclined as exc:
+                declined.append(str(exc))
+                return None
 
         def timed(stage: str, function: Callable[[], T]) -> T:
             started = time.monotonic()
@@ -94,6 +114,8 @@ class MLflow3E2ELifecycle:
                 deployment=timed("deploy", self.deploy),
                 report=timed("test", self.test),
                 serve=timed("serve", self.serve),
+                export=timed("export", export),
+                export_declined="".join(declined),
                 seconds=seconds,
             )
 

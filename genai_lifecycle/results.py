@@ -117,6 +117,22 @@ class ServePlan:
 
 
 @dataclass(frozen=True)
+class ExportResult:
+    """A bundle, as its manifest describes it."""
+
+    folder: str
+    name: str
+    version: str
+    alias: str | None  # by which the version was found
+    image: str  # name:version that build.sh gives the image
+    engine: str
+    precision: str
+    weights_sha256: str
+    files: int  # without the manifest itself
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class LifecycleResult:
     """What `--mode all` did; `seconds` has the wall time of each stage."""
 
@@ -124,4 +140,6 @@ class LifecycleResult:
     deployment: DeploymentResult
     report: VerificationReport
     serve: ServePlan
+    export: ExportResult | None  # None: no bundle was written, and `export_declined` says why
+    export_declined: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -132,7 +132,8 @@ class ThreadAnswerer(_Counting):
     async def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         """The whole answer as one piece: such a model makes it in one go."""
         answer = await self.ask(question, params)
-        yield {"delta": answer["answer"]}
+        if answer["answer"]:
+            yield {"delta": answer["answer"]}
         yield {"delta": "", **answer}
 
     def is_healthy(self) -> bool:

@@ -98,7 +98,7 @@ def _versions(serving: Serving) -> Mapping[str, str]:
     model = serving.predictor.model
     if model is None:
         return {}
-    return {"X-Model-Version": str(model.info["model_version"]), "X-Prompt-Version": model.info["prompt"]}
+    return {"X-Model-Version": str(model.info["model_version"] or ""), "X-Prompt-Version": model.info["prompt"]}
 
 
 @asynccontextmanager

@@ -39,8 +39,11 @@ def response_for(path: str, error: ServerError) -> JSONResponse:
     if error.status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if error.status == 401:
-        headers["WWW-Authenticate"] = 'Bearer, Basic realm="a key as the password", charset="UTF-8"'
-    return _response(path, error.status, error.code, error.sentence, error.param, headers)
+        headers["WWW-Authenticate"] = "Bearer"
+    response = _response(path, error.status, error.code, error.sentence, error.param, headers)
+    if error.status == 401:  # a line of its own: Chromium reads one challenge a line, and asks the person for this one
+        response.headers.append("WWW-Authenticate", 'Basic realm="a key as the password", charset="UTF-8"')
+    return response
 
 
 def _response(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 
 from genai_server.errors import SettingsError
 from genai_server.logs import FORMATS, LEVELS
+
+_HOST = re.compile(r"\*|(\*\.)?[^*:/\s]+|\[[0-9a-fA-F:.]+\]")
+_ORIGIN = re.compile(r"\*|https?://[^*/\s]+")
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,12 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         _require(1 <= self.port <= 65535, "PORT", self.port, "from 1 to 65535")
-        _require(all(len(key) >= 8 for key in self.api_keys), "API_KEYS", "too short", "of 8 characters or more each")
+        plain = all(len(key) >= 8 and key.isascii() for key in self.api_keys)  # headers carry nothing else unharmed
+        _require(plain, "A key of API_KEYS or API_KEYS_FILE", "too short or not plain", "of 8 ASCII characters or more")
+        hosts = all(_HOST.fullmatch(host) for host in self.allowed_hosts)
+        _require(hosts, "ALLOWED_HOSTS", list(self.allowed_hosts), "like example.com,*.example.org, without port")
+        origins = all(_ORIGIN.fullmatch(origin) for origin in self.cors_origins)
+        _require(origins, "CORS_ORIGINS", list(self.cors_origins), "like https://example.com, without path")
         _require(self.max_body_bytes >= 1000, "MAX_BODY_BYTES", self.max_body_bytes, "1000 or more")
         _require(self.queue_limit >= 1, "QUEUE_LIMIT", self.queue_limit, "1 or more")
         _require(0 < self.request_timeout_s <= 3600, "REQUEST_TIMEOUT_S", self.request_timeout_s, "above 0, up to 3600")
@@ -64,7 +74,7 @@ class ServerSettings:
             grace_s=_number(env, "GRACE_S", cls.grace_s, float),
             trace_sampling_ratio=_number(env, "MLFLOW_TRACE_SAMPLING_RATIO", cls.trace_sampling_ratio, float),
             trace_experiment=env.get("MLFLOW_EXPERIMENT_NAME") or cls.trace_experiment,
-            trace_texts=(env.get("TRACE_TEXTS") or "false").lower() in ("1", "true", "yes"),
+            trace_texts=_flag(env, "TRACE_TEXTS"),
             feedback_file=env.get("FEEDBACK_FILE") or cls.feedback_file,
             log_format=(env.get("LOG_FORMAT") or cls.log_format).lower(),
             log_level=(env.get("LOG_LEVEL") or cls.log_level).lower(),
@@ -86,15 +96,24 @@ def _number(env: Mapping[str, str], name: str, default, kind: type):
         raise SettingsError(f"{name}={text!r} is not a {'whole ' if kind is int else ''}number.") from exc
 
 
+def _flag(env: Mapping[str, str], name: str) -> bool:
+    text = (env.get(name) or "false").lower()
+    _require(text in (*_YES, *_NO), name, repr(text), "of true or false")
+    return text in _YES
+
+
 def _list(env: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in (env.get(name) or "").split(",") if part.strip())
 
 
 def _keys(env: Mapping[str, str]) -> tuple[str, ...]:
     """From API_KEYS (separated by commas) and API_KEYS_FILE (one a line). A file that is named must be there."""
+    given = _list(env, "API_KEYS")
+    # who wrote something there wants a closed server
+    _require(bool(given) or not env.get("API_KEYS"), "API_KEYS", "without a key", "with one, or leave it out")
     path = env.get("API_KEYS_FILE")
     if not path:
-        return _list(env, "API_KEYS")
+        return given
     try:
         lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
@@ -102,7 +121,7 @@ def _keys(env: Mapping[str, str]) -> tuple[str, ...]:
     keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
         raise SettingsError("API_KEYS_FILE holds no key; write one a line, or leave the variable out.")
-    return (*_list(env, "API_KEYS"), *keys)
+    return (*given, *keys)
 
 
 def model_identity(env: Mapping[str, str] = os.environ) -> Mapping[str, Any]:

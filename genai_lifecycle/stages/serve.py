@@ -38,7 +38,7 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
     Raises:
         NotFound: nothing was deployed yet.
     """
-    model_uri, port = _model_uri(config), config.port or DEFAULT_PORT
+    model_uri, port = model_registry.best_uri(config.registered_model_name), config.port or DEFAULT_PORT
     tracking = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(store.uri))}"
     watched = mode_command(config, "serve", "--start", *(["--port", str(port)] if config.port else []))
     return ServePlan(
@@ -73,7 +73,7 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
     environment = {
         "MLFLOW_TRACKING_URI": store.uri,
         "MLFLOW_REGISTRY_URI": store.uri,
-        "MLFLOW_MODEL_URI": _model_uri(config),
+        "MLFLOW_MODEL_URI": model_registry.best_uri(config.registered_model_name),
         "HOST": host,
         "PORT": str(port),
         "ENGINE": config.engine,
@@ -100,12 +100,3 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
 def _wait_ready(server: ServerProcess, url: str, tell: Callable[[str], None]) -> None:
     wait_until_ready(server, lambda: ask(f"{url}/health/ready")[0] == 200, "the server", READY_TIMEOUT_S)
     tell(f"Ready       {url}/docs   (Ctrl-C ends it; log: {server.log_file})\n  curl {url}/ask {_ASK}")
-
-
-def _model_uri(config: E2EConfig) -> str:
-    """The champion; the candidate where nothing has passed a test yet. Raises NotFound."""
-    name = config.registered_model_name
-    if model_registry.by_alias(name, model_registry.CHAMPION):
-        return f"models:/{name}@{model_registry.CHAMPION}"
-    model_registry.candidate(name)
-    return f"models:/{name}@{model_registry.CANDIDATE}"

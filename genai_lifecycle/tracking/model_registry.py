@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from genai_lifecycle.errors import NotFound
+from genai_lifecycle.errors import NotFound, TrackingUnavailable
 from genai_lifecycle.tracking.seam import seam
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
@@ -19,6 +22,10 @@ class ModelVersion:
     version: str
     source: str  # where its files are, for example models:/m-0123
     tags: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
 
 
 @seam
@@ -53,12 +60,49 @@ def by_alias(name: str, alias: str) -> ModelVersion | None:
     return ModelVersion(name, str(found.version), found.source, dict(found.tags))
 
 
+@seam
+def by_version(name: str, version: str) -> ModelVersion | None:
+    """The version of this number, or None."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = mlflow.MlflowClient().get_model_version(name, version)
+    except MlflowException as exc:
+        if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return ModelVersion(name, str(found.version), found.source, dict(found.tags))
+
+
 def candidate(name: str) -> ModelVersion:
     """The version that waits for its test. Raises NotFound when nothing was deployed yet."""
     found = by_alias(name, CANDIDATE)
     if found is None:
         raise NotFound(f"There is no candidate version of {name!r}.", hint="Run --mode deploy first.")
     return found
+
+
+def best_uri(name: str) -> str:
+    """Address of the champion; of the candidate where nothing has passed a test yet. Raises NotFound."""
+    if by_alias(name, CHAMPION):
+        return f"models:/{name}@{CHAMPION}"
+    candidate(name)
+    return f"models:/{name}@{CANDIDATE}"
+
+
+@seam
+def load(model_uri: str) -> Any:
+    """The version as MLflow's PyFunc, in this process. Raises NotFound where there is none."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return mlflow.pyfunc.load_model(model_uri)
+    except MlflowException as exc:
+        if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise NotFound(f"There is no model {model_uri}.", hint="Run --mode deploy, or name another one.") from exc
+        raise
 
 
 @seam
@@ -89,3 +133,81 @@ def promote(candidate: ModelVersion) -> tuple[str, str | None]:
         set_alias(candidate.name, CHAMPION, candidate.version)
     previous = by_alias(candidate.name, PREVIOUS)
     return candidate.version, previous.version if previous else None
+
+
+# --- the files of a version -----------------------------------------------------------------------
+
+
+@seam
+def size_bytes(version: ModelVersion) -> int:
+    """Bytes of all files of a version, before they are downloaded. Raises NotFound where there are none."""
+    with _artifact_store_errors(version):
+        total = _size_below(version.uri)
+    if not total:
+        raise _files_gone(version)
+    return total
+
+
+def _size_below(uri: str) -> int:
+    import mlflow
+
+    total = 0
+    for item in mlflow.artifacts.list_artifacts(artifact_uri=uri):
+        total += _size_below(f"{uri}/{item.path.rpartition('/')[2]}") if item.is_dir else item.file_size or 0
+    return total
+
+
+@seam
+def download(version: ModelVersion, folder: Path) -> Path:
+    """Copy the files of a version below `folder`, from wherever they are kept; returns the model's folder.
+
+    Raises:
+        NotFound: the registry knows the version, but its files are gone.
+        TrackingUnavailable: the artifact store does not answer, or refuses the keys.
+    """
+    import mlflow
+
+    with _artifact_store_errors(version):
+        # Without dst_path a local store hands out its own folder, and writes into it.
+        return Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=str(folder)))
+
+
+@contextmanager
+def _artifact_store_errors(version: ModelVersion) -> Iterator[None]:
+    """Errors of the S3 client, and of files that are not where the registry says, in our words."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        package = "boto3" if (exc.name or "").startswith("botocore") else exc.name
+        raise TrackingUnavailable(
+            f"The files of {version.uri} are in a store that needs the package {package}, which is not installed.",
+            hint=f"Install it beside MLflow: python -m pip install {package}",
+        ) from exc
+    except FileNotFoundError as exc:
+        raise _files_gone(version) from exc
+    except Exception as exc:
+        if isinstance(exc, MlflowException) and exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise _files_gone(version) from exc
+        if _is_of_s3(exc):
+            raise TrackingUnavailable(
+                f"The S3 store with the files of {version.uri} does not hand them out ({type(exc).__name__}).",
+                hint="Check --s3-endpoint-url and the keys (or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY).",
+            ) from exc
+        raise
+
+
+def _is_of_s3(exc: Exception) -> bool:
+    """Whether it comes from the S3 client, also where MLflow has made one error of several."""
+    from mlflow.exceptions import MlflowException
+
+    direct = type(exc).__module__.split(".")[0] in ("botocore", "boto3", "s3transfer")
+    return direct or (isinstance(exc, MlflowException) and "s3://" in str(exc))
+
+
+def _files_gone(version: ModelVersion) -> NotFound:
+    return NotFound(
+        f"The files of {version.uri} are not in the artifact store any more.",
+        hint="Run --mode deploy and --mode test again, or name another version with --model-uri.",
+    )

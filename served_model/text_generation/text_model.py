@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Prompt:
 
     token_ids: list[int]
     warnings: tuple[str, ...] = ()
+    keeps_spaces: bool = False  # the answer continues a text: spaces at its ends belong to it
 
 
 class TextModel:
@@ -79,7 +80,7 @@ class TextModel:
 
     def encode_plain(self, text: str, max_new_tokens: int = 96) -> Prompt:
         """Token ids of a text that is to be continued as it stands, whatever the turn format."""
-        return self._fitted(self._ids(text), max_new_tokens)
+        return replace(self._fitted(self._ids(text), max_new_tokens), keeps_spaces=True)
 
     def _fitted(self, ids: list[int], max_new_tokens: int) -> Prompt:
         window = self.engine.limits.window
@@ -198,7 +199,7 @@ class Answering:
 
     def __init__(self, prompt: Prompt, job: Job, model: TextModel):
         self.prompt, self.job = prompt, job
-        self._writer = Writer(model.tokenizer, job.sampling.stop)
+        self._writer = Writer(model.tokenizer, job.sampling.stop, keeps_spaces=prompt.keeps_spaces)
         self.is_over = False
 
     def advance(self) -> tuple[str, bool]:

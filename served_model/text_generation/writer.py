@@ -11,12 +11,13 @@ from tokenizers.decoders import DecodeStream
 class Writer:
     """The text of one answer.
 
-    Spaces at both ends are not part of an answer: they are held back until something follows them. So is
-    whatever may still become a stop string.
+    Spaces at both ends are not part of an answer (unless `keeps_spaces`): they are held back until something
+    follows them. So is whatever may still become a stop string.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()):
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), *, keeps_spaces: bool = False):
         self._tokenizer, self._stop = tokenizer, stop
+        self._trim = str if keeps_spaces else str.strip
         self._held_back = max((len(text) - 1 for text in stop), default=0)
         self._stream = DecodeStream(skip_special_tokens=True)
         self._pending: list[int] = []  # tokens that have not been put into text yet
@@ -50,7 +51,7 @@ class Writer:
         for token in self._pending:
             self._append(token)
         self._pending.clear()
-        safe = self._raw[: max(0, len(self._raw) - self._held_back)].strip()
+        safe = self._trim(self._raw[: max(0, len(self._raw) - self._held_back)])
         delta = safe[self._sent :]
         self._sent = max(self._sent, len(safe))
         return delta
@@ -59,7 +60,7 @@ class Writer:
         """The answer so far, without what follows a stop string."""
         whole = self._tokenizer.decode(self.ids, skip_special_tokens=True)
         ends = [whole.index(text) for text in self._stop if text in whole]
-        return whole[: min(ends)].strip() if ends else whole.strip()
+        return self._trim(whole[: min(ends)] if ends else whole)
 
     def _append(self, token: int) -> None:
         self._raw += self._stream.step(self._tokenizer, token) or ""

@@ -43,13 +43,13 @@ def test_figures_are_counted_over_their_own_group():
 
 
 def test_random_answers_are_printed_to_be_read(tiny_gpt2, capsys):
-    assert evaluate.main(["--model", str(tiny_gpt2), "--sample", "2"]) == 0
+    assert evaluate.main(["--model", str(tiny_gpt2), "--engine", "torch", "--sample", "2"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("Q: ") == printed.count("A: ") == 2
 
 
 def test_own_questions_can_be_asked(tiny_gpt2, capsys):
-    assert evaluate.main(["--model", str(tiny_gpt2), "--ask", "What is dropout?"]) == 0
+    assert evaluate.main(["--model", str(tiny_gpt2), "--engine", "torch", "--ask", "What is dropout?"]) == 0
     assert "Q: What is dropout?" in capsys.readouterr().out
 
 

@@ -73,6 +73,28 @@ def test_later_modes_before_earlier_ones(run, tmp_path, tiny_gpt2):
     assert_told(run("--mode", "test"), 4, "no candidate version")
     assert_told(run("--mode", "serve"), 4, "no candidate version")
     assert_told(run("--mode", "deploy", "--model", str(tiny_gpt2), "--cases", cases), 4, "No prompt is in production")
+    out = str(tmp_path / "out")
+    assert_told(run("--mode", "export", "--output-dir", out), 4, "No version of 'langchain-e2e-model' is champion yet")
+
+
+def test_a_bad_export(run):
+    assert_told(run("--mode", "export", "--model-uri", "models:/m"), 2, "model_uri is 'models:/m'")
+    assert_told(run("--mode", "export", "--model-uri", "models:/m@x"), 4, "no version with the alias 'x' of 'm'")
+    assert_told(run("--mode", "export", "--tracking-uri", "http://127.0.0.1:9"), 3, "No MLflow server answers")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--s3-secret-key", "our-secret"), ("--s3-secret-kex", "our-secret"), ("--s3-secrt=our-secret",),
+              ("-s3-secret-key", "our-secret")],
+)  # fmt: skip
+def test_a_key_given_with_a_wrong_flag_is_not_printed(run, flags):
+    code, out, err = run("--mode", "export", *flags)
+    assert code == 2 and "our-" not in out + err
+    assert "s3" in err
+
+
+def test_a_flag_without_its_value_is_named(run):
+    assert_told(run("--mode", "export", "--s3-secret-key"), 2, "rgument --s3-secret-key: expected one argument")
 
 
 def test_a_registered_name_with_illegal_characters(run):

@@ -42,6 +42,15 @@ def test_the_constants_that_users_know():
         ({"tracking_uri": "localhost:5000"}, "tracking_uri is 'localhost:5000'"),
         ({"backend_store_uri": "mlruns"}, "backend_store_uri is 'mlruns'"),
         ({"data_dir": "ftp://x"}, "data_dir is 'ftp://x'"),
+        ({"model_uri": "langchain-e2e-model"}, "model_uri is 'langchain-e2e-model'"),
+        ({"model_uri": "models:/m"}, "model_uri is 'models:/m'"),
+        ({"model_uri": "models:/m/latest"}, "model_uri is 'models:/m/latest'"),
+        ({"model_uri": "models:/m/0"}, "model_uri is 'models:/m/0'"),
+        ({"model_uri": "models:/m@champion/1"}, "model_uri is 'models:/m@champion/1'"),
+        ({"model_uri": "runs:/0123/model"}, "model_uri is 'runs:/0123/model'"),
+        ({"s3_endpoint_url": "minio:9000"}, "s3_endpoint_url is no address"),
+        ({"s3_access_key": "key"}, "only one is given"),
+        ({"s3_secret_key": "key"}, "only one is given"),
     ],
 )
 def test_a_wrong_value_is_named_with_the_next_step(given, said):
@@ -49,3 +58,16 @@ def test_a_wrong_value_is_named_with_the_next_step(given, said):
         E2EConfig(**given)
     assert said in str(caught.value)
     assert caught.value.hint
+
+
+def test_the_keys_of_s3_are_in_no_description():
+    config = E2EConfig(s3_access_key="our-key", s3_secret_key="our-secret", s3_endpoint_url="https://s3.example")
+    assert "our-" not in repr(config)
+    with pytest.raises(ConfigError) as caught:
+        E2EConfig(s3_secret_key="our-secret")
+    assert "our-" not in str(caught.value)
+
+
+def test_where_a_bundle_is_written():
+    assert E2EConfig().output_dir.name == "exported_model"
+    assert "~" not in str(E2EConfig(output_dir="~/bundle").output_dir)

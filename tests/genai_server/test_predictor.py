@@ -1,66 +1,92 @@
-"""The predictor: a bounded number of questions at once, none before the model is ready, none by a failed engine."""
+"""The predictor: which model answers, its golden prompts, and how many questions are taken at once."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from conftest import StandIn
 from mlflow.exceptions import MlflowException
 
-from genai_server.errors import BadQuestion, EngineDown, NotReady, Overloaded
-from genai_server.predictor import FAILED, LOADING, READY, LoadedModel, Predictor
+from genai_server.errors import Conflict, NotReady, Overloaded
+from genai_server.predictor import FAILED, LOADING, READY, STOPPING, LoadedModel, Predictor
 
-INFO = {"model": "m", "model_version": None}
-
-
-def loaded(model: StandIn, queue_limit: int = 8) -> Predictor:
-    return Predictor(lambda: LoadedModel(model, INFO), queue_limit)
+GOLDEN = [{"question": "What is MLflow?", "token_ids": [1, 2, 3], "max_new_tokens": 8}]
+SAME, OTHER = {"token_ids": [1, 2, 3]}, {"token_ids": [1, 2, 4]}
 
 
-def test_no_more_than_the_limit_are_accepted():
-    async def scenario():
-        release = asyncio.Event()
-        predictor = loaded(StandIn({}, hold=release), queue_limit=2)
-        await predictor.load()
-        accepted = [asyncio.create_task(predictor.answer({"question": str(i)}, {})) for i in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded):
-            await predictor.answer({"question": "one too many"}, {})
-        release.set()
-        answers = await asyncio.gather(*accepted)
-        return answers, await predictor.answer({"question": "there is room again"}, {})
+class Model(StandIn):
+    """Closes later than it is asked to, as one does that still answers."""
 
-    answers, again = asyncio.run(scenario())
-    assert [answer["question"] for answer in answers] == ["0", "1"]
-    assert again["question"] == "there is room again"
+    is_to_close = False
+
+    def close_when_idle(self) -> None:
+        self.is_to_close = True
 
 
-def test_a_closed_stream_makes_room_again():
-    async def scenario():
-        predictor = loaded(StandIn({}), queue_limit=1)
-        await predictor.load()
-        for _ in range(3):
-            pieces = predictor.stream({"question": "a"}, {})
-            await anext(pieces)
-            await pieces.aclose()
-        return await predictor.answer({"question": "a"}, {})
+def loaded(model: StandIn, version: str = "1") -> LoadedModel:
+    return LoadedModel(model, {"model": "m", "model_version": version})
 
-    assert asyncio.run(scenario())["question"] == "a"
+
+def predictor_of(model: StandIn, queue_limit: int = 8) -> Predictor:
+    """Started, with a registry that knows this one model."""
+    predictor = Predictor(lambda uri: loaded(model), "models:/m@champion", queue_limit)
+    asyncio.run(predictor.start())
+    return predictor
+
+
+def shelf(**models: StandIn) -> Predictor:
+    """Started with version v1 of a registry of several."""
+    predictor = Predictor(lambda uri: loaded(models[uri], uri), "v1", 8)
+    asyncio.run(predictor.start())
+    return predictor
+
+
+# --- from loading to ready, and to failed ---
+
+
+def test_ready_once_the_golden_questions_were_answered_as_recorded():
+    predictor = Predictor(lambda uri: loaded(Model(SAME, GOLDEN)), "uri", 1)
+    assert predictor.status == LOADING
+    asyncio.run(predictor.start())
+    assert (predictor.status, predictor.failure) == (READY, "")
+
+
+def test_other_tokens_than_recorded_are_a_failure_that_names_the_question():
+    model = Model(OTHER, GOLDEN)
+    predictor = predictor_of(model)
+    assert predictor.status == FAILED and predictor.model is None
+    assert "'What is MLflow?'" in predictor.failure
+    assert model.closed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no such file\nand a second line"),
+        MlflowException("no such file\nand a second line"),
+        RuntimeError("no such file\nand a second line"),
+        AttributeError("no such file\nand a second line"),  # a model's own code may raise anything
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_told_in_one_line(error):
+    def broken(uri):
+        raise error
+
+    predictor = Predictor(broken, "uri", 1)
+    asyncio.run(predictor.start())
+    assert (predictor.status, predictor.failure) == (FAILED, "no such file")
 
 
 def test_nothing_is_answered_before_the_model_is_loaded():
-    async def scenario():
-        with pytest.raises(NotReady):
-            await Predictor(lambda: None, 1).answer({"question": "a"}, {})
-
-    asyncio.run(scenario())
+    with pytest.raises(NotReady, match="loading"), Predictor(lambda uri: None, "uri", 1).accepted():
+        pass
 
 
 def test_an_engine_that_is_down_turns_ready_off_and_on_again():
-    model = StandIn({})
-    predictor = loaded(model)
-    asyncio.run(predictor.load())
+    model = Model({})
+    predictor = predictor_of(model)
     assert predictor.status == READY
     model.healthy = False
     assert predictor.status == LOADING
@@ -68,25 +94,116 @@ def test_an_engine_that_is_down_turns_ready_off_and_on_again():
     assert predictor.status == READY
 
 
-@pytest.mark.parametrize(("code", "ours"), [(1000, BadQuestion), (1, EngineDown)])
-def test_the_models_refusals_become_the_servers(code, ours):
-    class Refusing(StandIn):
-        async def ask(self, question, params):
-            raise MlflowException("no", error_code=code)
+# --- places ---
+
+
+def test_no_more_than_the_limit_are_accepted_and_a_place_comes_back():
+    predictor = predictor_of(Model({}), queue_limit=2)
+    with predictor.accepted(), predictor.accepted():
+        with pytest.raises(Overloaded), predictor.accepted():
+            pass
+    with predictor.accepted():
+        pass
+
+
+def test_a_question_that_fails_gives_its_place_back():
+    predictor = predictor_of(Model({}), queue_limit=1)
+    for _ in range(3):
+        with pytest.raises(KeyError), predictor.accepted():
+            raise KeyError
+    with predictor.accepted():
+        pass
+
+
+def test_a_stopping_server_takes_nothing_new_and_leaves_what_runs_alone():
+    model = Model({})
+    predictor = predictor_of(model)
+    with predictor.accepted() as running:
+        predictor.stop()
+        with pytest.raises(NotReady, match="stopping"), predictor.accepted():
+            pass
+        assert running.answerer is model and not model.closed
+    assert predictor.status == STOPPING
+
+
+def test_closing_ends_both_models():
+    old, new = Model({}), Model({})
+    predictor = shelf(v1=old, v2=new)
+    asyncio.run(predictor.reload("v2"))
+    predictor.close()
+    assert old.closed and new.closed
+
+
+# --- another version ---
+
+
+def test_a_reload_answers_from_the_next_question_on():
+    old, new = Model({}), Model(SAME, GOLDEN)
+    predictor = shelf(v1=old, v2=new)
+    with predictor.accepted() as running:
+        asyncio.run(predictor.reload("v2"))
+        assert running.answerer is old and not old.closed
+        with predictor.accepted() as later:
+            assert later.answerer is new
+    assert not old.closed  # kept for a rollback
+
+
+def test_without_an_address_the_first_one_is_looked_up_anew():
+    asked = []
+    predictor = Predictor(lambda uri: asked.append(uri) or loaded(Model({})), "models:/m@champion", 8)
+    asyncio.run(predictor.start())
+    asyncio.run(predictor.reload())
+    assert asked == ["models:/m@champion"] * 2
+
+
+@pytest.mark.parametrize("bad", [Model(OTHER, GOLDEN), None])
+def test_a_version_that_fails_its_check_changes_nothing(bad):
+    old = Model({})
+    predictor = shelf(v1=old, **({"v2": bad} if bad else {}))
+    with pytest.raises(Conflict, match="The version cannot be served"):
+        asyncio.run(predictor.reload("v2"))
+    assert predictor.model.answerer is old and not old.closed and predictor.status == READY
+    assert predictor.previous is None
+    assert bad is None or bad.closed
+
+
+def test_a_second_reload_at_once_is_refused_and_the_first_one_goes_on():
+    go_on, new = threading.Event(), Model({})
+
+    def load(uri):
+        if uri == "v2":
+            go_on.wait(10)
+        return loaded(new if uri == "v2" else Model({}), uri)
 
     async def scenario():
-        predictor = loaded(Refusing({}))
-        await predictor.load()
-        with pytest.raises(ours, match="no"):
-            await predictor.answer({"question": "a"}, {})
+        predictor = Predictor(load, "v1", 8)
+        await predictor.start()
+        first = asyncio.create_task(predictor.reload("v2"))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Conflict, match="under way"):
+            await predictor.reload("v3")
+        go_on.set()
+        await first
+        return predictor
 
-    asyncio.run(scenario())
+    assert asyncio.run(scenario()).model.answerer is new
 
 
-def test_a_model_that_cannot_be_loaded_is_told_in_one_line():
-    def broken():
-        raise OSError("no such file\nand a second line")
+def test_rollback_changes_places_and_back_again():
+    old, new = Model({}), Model({})
+    predictor = shelf(v1=old, v2=new)
+    with pytest.raises(Conflict, match="no version to go back to"):
+        predictor.rollback()
+    asyncio.run(predictor.reload("v2"))
+    assert predictor.rollback().answerer is old
+    assert predictor.rollback().answerer is new
+    assert not (old.closed or new.closed)
 
-    predictor = Predictor(broken, 1)
-    asyncio.run(predictor.load())
-    assert (predictor.status, predictor.failure) == (FAILED, "no such file")
+
+def test_two_reloads_later_a_version_closes_once_it_is_idle():
+    first, second, third = Model({}), Model({}), Model({})
+    predictor = shelf(v1=first, v2=second, v3=third)
+    asyncio.run(predictor.reload("v2"))
+    asyncio.run(predictor.reload("v3"))
+    assert first.is_to_close and not (second.is_to_close or third.is_to_close)
+    assert not first.closed  # it may still be answering

@@ -1,7 +1,8 @@
-"""The server's settings: from the environment, each wrong value named."""
+"""The server's settings: from the environment, each wrong value stops the start with its name."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,29 +13,93 @@ from conftest import REPO, free_port
 from genai_server.errors import SettingsError
 from genai_server.settings import ServerSettings
 
+# Every variable with a good value, and the field that it sets.
+GOOD = {
+    "MLFLOW_MODEL_URI": ("models:/m/1", "model_uri", "models:/m/1"),
+    "MLFLOW_TRACKING_URI": ("http://127.0.0.1:5000", "tracking_uri", "http://127.0.0.1:5000"),
+    "HOST": ("0.0.0.0", "host", "0.0.0.0"),
+    "PORT": ("8000", "port", 8000),
+    "API_KEYS": ("first-key-1, second-key-1 ,", "api_keys", ("first-key-1", "second-key-1")),
+    "ALLOWED_HOSTS": ("example.com, *.example.org,[::1]", "allowed_hosts", ("example.com", "*.example.org", "[::1]")),
+    "CORS_ORIGINS": ("https://a.example,http://b:3000", "cors_origins", ("https://a.example", "http://b:3000")),
+    "MAX_BODY_BYTES": ("2000", "max_body_bytes", 2000),
+    "QUEUE_LIMIT": ("1", "queue_limit", 1),
+    "REQUEST_TIMEOUT_S": ("0.5", "request_timeout_s", 0.5),
+    "GRACE_S": ("5", "grace_s", 5.0),
+    "MLFLOW_TRACE_SAMPLING_RATIO": ("1", "trace_sampling_ratio", 1.0),
+    "MLFLOW_EXPERIMENT_NAME": ("mine", "trace_experiment", "mine"),
+    "TRACE_TEXTS": ("True", "trace_texts", True),
+    "FEEDBACK_FILE": ("/tmp/f.jsonl", "feedback_file", "/tmp/f.jsonl"),
+    "LOG_FORMAT": ("JSON", "log_format", "json"),
+    "LOG_LEVEL": ("Warning", "log_level", "warning"),
+}
 
-def test_defaults_and_environment():
-    assert ServerSettings.from_env({}) == ServerSettings()
-    given = ServerSettings.from_env(
-        {"PORT": "8000", "HOST": "0.0.0.0", "MLFLOW_MODEL_URI": "models:/m/1", "GRACE_S": ""}
-    )
-    assert (given.port, given.host, given.model_uri, given.grace_s) == (8000, "0.0.0.0", "models:/m/1", 30.0)
+
+def test_every_field_has_a_variable_and_an_empty_one_counts_as_not_set():
+    assert {field for _, field, _ in GOOD.values()} == {field.name for field in dataclasses.fields(ServerSettings)}
+    assert ServerSettings.from_env({}) == ServerSettings.from_env(dict.fromkeys(GOOD, "")) == ServerSettings()
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_variable_sets_its_field_and_no_other(name):
+    text, field, value = GOOD[name]
+    assert ServerSettings.from_env({name: text}) == dataclasses.replace(ServerSettings(), **{field: value})
+
+
+def test_the_defaults_are_the_safe_ones():
+    settings = ServerSettings()
+    assert (settings.host, settings.port, settings.cors_origins) == ("127.0.0.1", 5001, ())
+    assert (settings.trace_sampling_ratio, settings.trace_texts) == (0.0, False)
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("name", "values"),
+    {
+        "PORT": ["eighty", "0", "-1", "65536", "80.5", " "],
+        "GRACE_S": ["-1", "0", "601", "nan", "inf", "x"],
+        "QUEUE_LIMIT": ["x", "0", "-1", "1.5"],
+        "REQUEST_TIMEOUT_S": ["0", "-1", "3601", "nan", "inf", "1s"],
+        "MAX_BODY_BYTES": ["999", "0", "-1", "1MB"],
+        "MLFLOW_TRACE_SAMPLING_RATIO": ["-0.1", "1.1", "nan", "all"],
+        "TRACE_TEXTS": ["maybe", "2"],
+        "LOG_FORMAT": ["xml"],
+        "LOG_LEVEL": ["loud", "trace"],
+        "API_KEYS": ["short", "long-enough-1,short", ",", " ", "schl\u00fcssel-1"],
+        "API_KEYS_FILE": ["/nowhere/keys", "/"],
+        "ALLOWED_HOSTS": ["exam*ple.com", "*example.com", "example.com:5001", "http://example.com", "*.*.com", "a b"],
+        "CORS_ORIGINS": ["example.com", "https://example.com/", "https://*.example.com", "ftp://example.com"],
+    }.items(),
+)
+def test_a_wrong_value_stops_the_start_with_a_sentence_that_names_the_variable(name, values):
+    for value in values:
+        with pytest.raises(SettingsError, match=rf"\b{name}\b.*\.$") as caught:
+            ServerSettings.from_env({name: value})
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
     [
-        ({"PORT": "eighty"}, "PORT='eighty' is not a whole number."),
-        ({"PORT": "0"}, "PORT is 0"),
-        ({"GRACE_S": "-1"}, "GRACE_S is -1"),
-        ({"QUEUE_LIMIT": "x"}, "QUEUE_LIMIT='x'"),
-        ({"REQUEST_TIMEOUT_S": "0"}, "REQUEST_TIMEOUT_S is 0"),
-        ({"QUEUE_LIMIT": "0"}, "QUEUE_LIMIT is 0"),
+        (b"", "holds no key"),
+        (b"# only a comment\n\n", "holds no key"),
+        (b"short\n", "too short"),
+        (b"\xff\xfe", "read"),
     ],
 )
-def test_a_wrong_value_stops_the_start_with_its_name(env, said):
-    with pytest.raises(SettingsError, match=said.replace("(", "[(]")):
-        ServerSettings.from_env(env)
+def test_a_keys_file_without_a_good_key_stops_the_start(tmp_path, content, said):
+    (tmp_path / "keys").write_bytes(content)
+    with pytest.raises(SettingsError, match=rf"API_KEYS_FILE.*{said}"):
+        ServerSettings.from_env({"API_KEYS_FILE": str(tmp_path / "keys")})
+
+
+def test_a_wrong_key_is_not_told():
+    for name, value in (("API_KEYS", "hush"), ("API_KEYS", "hush-hush-\u00fc")):
+        with pytest.raises(SettingsError) as caught:
+            ServerSettings.from_env({name: value})
+        assert "hush" not in str(caught.value)
+
+
+# --- the process ---
 
 
 def start(**environment: str) -> subprocess.CompletedProcess:
@@ -44,9 +109,12 @@ def start(**environment: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def test_the_process_ends_with_a_sentence_and_not_a_traceback(tmp_path):
+def test_the_process_ends_with_one_sentence_and_not_a_traceback():
     wrong = start(PORT="eighty")
     assert (wrong.returncode, wrong.stderr) == (2, "Error: PORT='eighty' is not a whole number.\n")
+
+
+def test_a_model_that_is_not_there_ends_the_process(tmp_path):
     missing = start(PORT=str(free_port()), MLFLOW_MODEL_URI=str(tmp_path / "nowhere"))
     assert missing.returncode == 4, missing.stderr
     assert "Error: " in missing.stderr and "Traceback" not in missing.stderr

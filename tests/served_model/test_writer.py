@@ -96,3 +96,12 @@ def test_tokens_after_a_stop_string_are_not_taken(tokenizer):
     writer.take(ids + ids)
     assert writer.ids == taken == ids[: len(taken)]
     assert tokenizer.decode(taken).endswith("two")
+
+
+def test_a_continued_text_keeps_the_spaces_at_its_ends(tokenizer):
+    ids = tokenizer.encode(" one two ").ids
+    writer = Writer(tokenizer, keeps_spaces=True)
+    writer.take(ids[:1])
+    first = writer.delta(over=False)
+    writer.take(ids)
+    assert first + writer.delta(over=True) == writer.text() == " one two "

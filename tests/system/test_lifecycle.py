@@ -20,7 +20,7 @@ def run_mode(mode: str, base: Path, *flags: str, uri: str | None = None, **envir
     """One mode as a user types it, on a store below `base`."""
     command = [
         sys.executable, "e2e_mlflow.py", "--mode", mode, "--data-dir", str(base / "artifacts"),
-        "--tracking-uri", uri or f"sqlite:///{base / 'mlflow.db'}", *flags,
+        "--tracking-uri", uri or f"sqlite:///{base / 'mlflow.db'}", "--output-dir", str(base / "bundle"), *flags,
     ]  # fmt: skip
     return subprocess.run(command, cwd=REPO, env=os.environ | environment, capture_output=True, text=True, check=False)
 
@@ -59,6 +59,14 @@ def test_the_summary_says_how_to_go_on(finished):
     summary = finished.stdout[finished.stdout.index("\nSummary") :]
     assert "is champion, prompt qa-" in summary and "checks passed" in summary
     assert "--mode ui" in summary and "--mode serve --start" in summary
+    assert "/bundle && ./build.sh && ./run.sh   then http://127.0.0.1:8000/docs" in summary
+
+
+def test_the_bundle_holds_the_champion(finished, base):
+    manifest = json.loads((base / "bundle" / "manifest.json").read_text("utf-8"))
+    model = {"name": "langchain-e2e-model", "version": "1", "alias": "champion", "uri": "models:/langchain-e2e-model/1"}
+    assert manifest["model"] == model and manifest["base_model"] == "bundled GPT-2"
+    assert (base / "bundle" / "model" / "MLmodel").exists()
 
 
 def test_the_libraries_keep_quiet(finished):
@@ -111,7 +119,8 @@ def test_a_second_experiment_makes_no_new_prompt_versions(finished, base, tiny_g
 
 def test_the_run_is_described_for_programs_too(finished):
     result = json.loads((REPO / "local_staging" / "last_run.json").read_text("utf-8"))
-    assert set(result["seconds"]) == {"experiment", "deploy", "test", "serve"}
+    assert set(result["seconds"]) == {"experiment", "deploy", "test", "serve", "export"}
+    assert result["export"]["version"] == "1" and result["export_declined"] == ""
 
 
 def test_a_hub_name_from_the_local_cache_goes_through_the_whole_life(tmp_path, tiny_gpt2):

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Builds the image of this bundle, after checking that every file is as it was exported.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'TEXT'
+Usage: ./build.sh [options] [-- docker build options]
+
+  --offline        install from the bundle's own wheels/, with no network (needs the base image on this machine)
+  --save-image     also write image.tar.gz and image.tar.gz.sha256: one file to carry to another machine
+  --platform P     build for another platform, for example linux/arm64
+  --tag T          name of the image (default: the one in manifest.json)
+  --base-image I   Python 3.11 image to build on (default: python:3.11-slim-bookworm)
+  --check          only check the files against manifest.json
+  -h, --help       this text
+
+Proxy and index settings are forwarded from the environment when they are set: HTTP_PROXY, HTTPS_PROXY, NO_PROXY,
+PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST, PIP_DEFAULT_TIMEOUT. They do not end up in the image.
+TEXT
+}
+
+die() {
+  printf 'Error: %s\n' "$*" >&2
+  exit 1
+}
+
+sha256() {
+  if command -v sha256sum >/dev/null; then sha256sum "$@"; else shasum -a 256 "$@"; fi
+}
+
+# "HASH  PATH" for every file that the manifest lists
+listed() {
+  awk '/^  "files": \{/ { inside = 1; next }
+       inside && /^  }/ { exit }
+       inside { split($0, part, "\""); print part[4] "  " part[2] }' manifest.json
+}
+
+# The manifest's own list is complete and true: nothing changed, nothing missing, nothing added.
+check_files() {
+  [ -f manifest.json ] || die "manifest.json is missing; this is not a whole bundle."
+  local list wrong added
+  list=$(listed)
+  [ -n "$list" ] || die "manifest.json lists no files; copy the bundle again."
+  wrong=$(sha256 -c <<<"$list" 2>/dev/null | grep -v ': OK$' | sed 's/: FAILED.*//') || true
+  [ -z "$wrong" ] || die "these files are missing or not as they were exported; copy the bundle again:"$'\n'"$wrong"
+  added=$(find model serving wheels -name __pycache__ -prune -o ! -type d -print 2>/dev/null \
+    | grep -vxF -f <(cut -c67- <<<"$list")) || true
+  [ -z "$added" ] || die "these files are not in manifest.json; remove them:"$'\n'"$added"
+}
+
+OFFLINE="" SAVE="" TAG="" CHECK_ONLY="" OPTIONS=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --offline) OFFLINE=1 ;;
+    --save-image) SAVE=1 ;;
+    --check) CHECK_ONLY=1 ;;
+    --platform | --tag | --base-image)
+      [ -n "${2:-}" ] || die "$1 needs a value."
+      case $1 in
+        --platform) OPTIONS+=(--platform "$2") ;;
+        --tag) TAG=$2 ;;
+        --base-image) OPTIONS+=(--build-arg "BASE_IMAGE=$2") ;;
+      esac
+      shift
+      ;;
+    -h | --help) usage && exit 0 ;;
+    --) shift && OPTIONS+=("$@") && break ;;
+    *) die "unknown option $1; ./build.sh --help shows them all." ;;
+  esac
+  shift
+done
+
+check_files
+[ -z "$CHECK_ONLY" ] || exit 0
+command -v docker >/dev/null || die "docker is not installed on this machine."
+docker info >/dev/null 2>&1 || die "the Docker engine does not answer; start it, or ask for the right to use it."
+
+TAG=${TAG:-$(sed -n 's/^  "image": "\(.*\)",\{0,1\}$/\1/p' manifest.json)}
+[ -n "$TAG" ] || die "manifest.json names no image; give one with --tag."
+if [ -n "$OFFLINE" ]; then
+  [ -d wheels ] || die "there is no wheels/ folder; export the bundle with --wheels, or build without --offline."
+  OPTIONS+=(--network none --build-arg "PIP_SOURCE=--no-index --find-links /build/wheels")
+else
+  # without "=value" docker takes it from the environment, so that no password is in the list of processes
+  for name in HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy \
+    PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT; do
+    [ -z "${!name:-}" ] || OPTIONS+=(--build-arg "$name")
+  done
+fi
+
+echo "Building $TAG ..."
+docker build --tag "$TAG" --build-arg "MANIFEST_SHA256=$(sha256 manifest.json | cut -c1-64)" \
+  ${OPTIONS[@]+"${OPTIONS[@]}"} .
+size=$(docker image inspect --format '{{.Size}}' "$TAG")
+echo "Built $TAG ($((size / 1000000)) MB)."
+
+if [ -n "$SAVE" ]; then
+  echo "Saving image.tar.gz ..."
+  trap 'rm -f image.tar.gz.part' EXIT
+  docker save "$TAG" | gzip >image.tar.gz.part
+  mv image.tar.gz.part image.tar.gz
+  sha256 image.tar.gz >image.tar.gz.sha256
+  echo "Saved image.tar.gz ($(($(wc -c <image.tar.gz) / 1000000)) MB); run.sh loads it where the image is missing."
+fi
+echo "Next: ./run.sh"

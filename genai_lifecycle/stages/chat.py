@@ -1,0 +1,186 @@
+"""Mode `chat`: a conversation at the terminal with a running server or with a registered version loaded here.
+
+Answers stream, earlier turns are kept. Through a pipe it takes one question a line and gives one answer a line.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import ConfigError, ServerFailed
+from genai_lifecycle.tracking import model_registry
+
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 120.0
+HELP = "/reset forgets the earlier turns, /info says who answers, /quit ends (so does Ctrl-D)."
+
+
+class Partner(Protocol):
+    """Whoever answers."""
+
+    def stream(self, question: str, history: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        """`{"delta": text}` as it comes, then the whole answer's fields with an empty delta."""
+
+    def info(self) -> Mapping[str, Any]:
+        """Who it is."""
+
+
+class HttpPartner:
+    """A running server, through its `/ask/stream`."""
+
+    def __init__(self, url: str, key: str | None, most_new_tokens: int):
+        import httpx
+
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._most = most_new_tokens
+        self._client = httpx.Client(
+            base_url=url.rstrip("/"),
+            headers=headers,
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        )
+
+    def stream(self, question: str, history: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        import httpx
+        from httpx_sse import SSEError, connect_sse
+
+        body = {"question": question, "history": list(history), "max_new_tokens": self._most}
+        try:
+            with connect_sse(self._client, "POST", "/ask/stream", json=body) as source:
+                if source.response.status_code != 200:
+                    raise self._refused(source.response)
+                for event in source.iter_sse():
+                    yield _piece(event.event, event.json())
+        except (httpx.HTTPError, SSEError, json.JSONDecodeError) as exc:
+            raise ServerFailed(f"The server does not answer ({type(exc).__name__}).", hint=_START_HINT) from exc
+
+    def info(self) -> Mapping[str, Any]:
+        import httpx
+
+        try:
+            response = self._client.get("/model/info")
+        except httpx.HTTPError as exc:
+            raise ServerFailed(f"The server does not answer ({type(exc).__name__}).", hint=_START_HINT) from exc
+        if response.status_code != 200:
+            raise self._refused(response)
+        return response.json()
+
+    @staticmethod
+    def _refused(response: Any) -> ServerFailed:
+        response.read()
+        try:
+            detail = response.json()["detail"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            detail = f"It answered {response.status_code}; it is not our server."
+        hint = "Set CHAT_API_KEY to one of the server's keys." if response.status_code == 401 else ""
+        return ServerFailed(detail, hint=hint)
+
+
+_START_HINT = "Start one with --mode serve --start, or leave --url out to load the champion here."
+
+
+def _piece(event: str, data: dict[str, Any]) -> Mapping[str, Any]:
+    if event == "error":
+        raise ServerFailed(data["detail"])
+    return {"delta": "", **data} if event == "end" else data
+
+
+class LoadedPartner:
+    """A registered version, loaded into this process."""
+
+    def __init__(self, model_uri: str, most_new_tokens: int):
+        self._uri, self._most = model_uri, most_new_tokens
+        self._model = model_registry.load(model_uri)
+
+    def stream(self, question: str, history: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        asked = {"question": question, "history": list(history)}
+        yield from self._model.predict_stream(asked, params={"max_new_tokens": self._most})
+
+    def info(self) -> Mapping[str, Any]:
+        packaged = self._model.unwrap_python_model().model
+        prompt = packaged.prompt
+        return {
+            "model_uri": self._uri,
+            "prompt": f"{prompt['name']}/{prompt['version']}",
+            "engine": packaged.describe(),
+        }
+
+
+@dataclass
+class Session:
+    """The turns so far and where the words go."""
+
+    partner: Partner
+    write: Callable[[str], None]
+    for_a_person: bool  # else one question a line in, one answer a line out
+    history: list[str] = field(default_factory=list)
+
+    def run(self, lines: Iterable[str]) -> None:
+        """Until the lines end or `/quit`."""
+        for line in lines:
+            text = line.strip()
+            if text in ("/quit", "/exit"):
+                return
+            if text.startswith("/"):
+                self._command(text)
+            elif text:
+                self._ask(text)
+
+    def _command(self, text: str) -> None:
+        if text == "/reset":
+            self.history.clear()
+            self.write("The earlier turns are forgotten.\n")
+        elif text == "/info":
+            self.write(json.dumps(dict(self.partner.info()), indent=2) + "\n")
+        else:
+            self.write(f"{HELP}\n")
+
+    def _ask(self, question: str) -> None:
+        started, answer = time.monotonic(), ""
+        for piece in self.partner.stream(question, self.history):
+            if piece["delta"] and self.for_a_person:
+                self.write(piece["delta"])
+            if not piece["delta"]:
+                answer = piece["answer"]
+                self._finish(piece, time.monotonic() - started)
+        self.history += [question, answer]
+
+    def _finish(self, whole: Mapping[str, Any], seconds: float) -> None:
+        if not self.for_a_person:
+            self.write(" ".join(whole["answer"].split()) + "\n")
+            return
+        tokens = whole.get("completion_tokens") or 0
+        first = whole.get("first_token_s") or 0.0
+        end = "" if whole.get("finish_reason") == "stop" else f", ended by {whole.get('finish_reason')}"
+        self.write(f"\n  {tokens} tokens, first after {first:.2f} s, {seconds:.2f} s in all{end}\n\n")
+
+
+def open_partner(config: E2EConfig, key: str | None) -> Partner:
+    """The server at `--url`, or the version at `--model-uri` (default: the champion), loaded here.
+
+    Raises:
+        ConfigError: both were given.
+        NotFound: there is no champion yet.
+    """
+    if config.url and config.model_uri:
+        raise ConfigError("Both --url and --model-uri were given.", hint="Give one of them.")
+    if config.url:
+        return HttpPartner(config.url, key, config.max_new_tokens)
+    name = config.registered_model_name
+    return LoadedPartner(config.model_uri or model_registry.best_uri(name), config.max_new_tokens)
+
+
+def typed_lines() -> Iterator[str]:
+    """What a person types, with the arrow keys' history where the system has it, until Ctrl-D."""
+    try:
+        import readline  # noqa: F401 - gives input() its line editing
+    except ImportError:  # not on every system
+        pass
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return

@@ -1,0 +1,93 @@
+"""Mode `chat`: a conversation over HTTP and with a version loaded here, for a person and through a pipe."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from genai_lifecycle.errors import ConfigError, ServerFailed
+from genai_lifecycle.stages.chat import HttpPartner, Session, open_partner
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers with what it was asked, in our server's words."""
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._send(200, "application/json", json.dumps({"model": "m", "model_version": "3"}))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers.get("Authorization") != "Bearer a-good-key":
+            self._send(401, "application/problem+json", json.dumps({"detail": "This server needs a key."}))
+            return
+        text = f"{body['question']} after {len(body['history'])}"
+        events = [f"data: {json.dumps({'delta': word})}\n\n" for word in text.split(" ")]
+        if body["question"] == "break":
+            events.append('event: error\ndata: {"detail": "The engine ended."}\n\n')
+        whole = {"answer": text, "completion_tokens": 3, "first_token_s": 0.1, "finish_reason": "length"}
+        events.append(f"event: end\ndata: {json.dumps(whole)}\n\n")
+        self._send(200, "text/event-stream", "".join(events))
+
+    def _send(self, status: int, kind: str, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+
+@pytest.fixture(scope="module")
+def url():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def said(partner, lines, for_a_person=True) -> str:
+    written: list[str] = []
+    Session(partner, written.append, for_a_person).run(lines)
+    return "".join(written)
+
+
+def test_answers_stream_with_a_line_of_timing(url):
+    text = said(HttpPartner(url, "a-good-key", 8), ["What is it?\n"])
+    assert text.startswith("What" + "is" + "it?" + "after" + "0\n  3 tokens, first after 0.10 s, ")
+    assert "ended by length" in text
+
+
+def test_earlier_turns_are_kept_until_they_are_reset(url):
+    lines = ["one", "two", "/reset", "three", "/quit", "never asked"]
+    answers = said(HttpPartner(url, "a-good-key", 8), lines, for_a_person=False).splitlines()
+    assert answers == ["one after 0", "two after 2", "The earlier turns are forgotten.", "three after 0"]
+
+
+def test_who_answers_and_help(url):
+    text = said(HttpPartner(url, "a-good-key", 8), ["/info", "/what"])
+    assert '"model_version": "3"' in text
+    assert "/reset" in text and "/quit" in text
+
+
+def test_a_refusal_and_a_broken_stream_are_one_sentence(url):
+    with pytest.raises(ServerFailed, match="needs a key") as refused:
+        said(HttpPartner(url, None, 8), ["one"])
+    assert "CHAT_API_KEY" in refused.value.hint
+    with pytest.raises(ServerFailed, match="The engine ended"):
+        said(HttpPartner(url, "a-good-key", 8), ["break"])
+
+
+def test_nobody_there_is_one_sentence():
+    with pytest.raises(ServerFailed, match="does not answer") as failed:
+        said(HttpPartner("http://127.0.0.1:9", None, 8), ["one"])
+    assert "--mode serve --start" in failed.value.hint
+
+
+def test_two_addresses_are_refused(make_config):
+    with pytest.raises(ConfigError, match="--url and --model-uri"):
+        open_partner(make_config(url="http://127.0.0.1:1", model_uri="models:/m/1"), None)

@@ -1,0 +1,125 @@
+"""One question on its way: versions on the answer, the deadline, the model's refusals, the place in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from genai_server.answerers import ThreadAnswerer
+from genai_server.errors import BadQuestion, EngineDown, NotReady, Overloaded
+from genai_server.metrics import Metrics
+from genai_server.predictor import LoadedModel, Predictor
+from genai_server.serving import Asked, Serving
+from genai_server.tracing import Tracer
+
+INFO = {"model": "m", "model_version": "7", "prompt": "qa-simple/3"}
+COUNTED = {"prompt_tokens": 3, "completion_tokens": 2, "first_token_s": 0.1, "total_s": 0.2, "finish_reason": "stop"}
+
+
+class Pyfunc:
+    """Answers with the question; remembers the parameters; refuses where it is told to."""
+
+    def __init__(self, error: Exception | None = None):
+        self.error, self.params = error, {}
+
+    def predict(self, questions, params):
+        self.params = params
+        if self.error:
+            raise self.error
+        return [{"answer": item["question"], **COUNTED} for item in questions]
+
+
+class Traces(Tracer):
+    """Takes every request and writes none."""
+
+    def __init__(self):
+        super().__init__(0)
+        self.taken = []
+
+    def answered(self, asked, answer, info, started_ns, ended_ns):
+        assert 0 < started_ns <= ended_ns
+        self.taken.append((asked.request_id, info["model_version"]))
+
+
+def served(pyfunc: Pyfunc, timeout_s: float = 60.0, queue_limit: int = 8, start: bool = True) -> Serving:
+    predictor = Predictor(lambda uri: LoadedModel(ThreadAnswerer(pyfunc), INFO), "uri", queue_limit)
+    if start:
+        asyncio.run(predictor.start())
+    return Serving(predictor, Metrics(lambda: "m", lambda: None), Traces(), timeout_s)
+
+
+def asked(**params) -> Asked:
+    return Asked({"question": "What is MLflow?", "history": []}, params, "id-1", "ask")
+
+
+def test_an_answer_names_the_versions_that_gave_it_and_the_request():
+    answer = asyncio.run(served(Pyfunc()).answer(asked()))
+    assert answer == {"answer": "What is MLflow?", **COUNTED, **INFO, "request_id": "id-1"}
+
+
+def test_a_stream_ends_with_the_same_whole_answer():
+    async def scenario():
+        return [piece async for piece in served_now.stream(asked())]
+
+    served_now = served(Pyfunc())
+    pieces = asyncio.run(scenario())
+    assert pieces[0] == {"delta": "What is MLflow?"}
+    assert pieces[-1] == {"delta": "", **asyncio.run(served_now.answer(asked()))}
+
+
+@pytest.mark.parametrize(("wanted", "given"), [({}, 60.0), ({"timeout_s": 5}, 5), ({"timeout_s": 100}, 60.0)])
+def test_the_shorter_deadline_holds(wanted, given):
+    pyfunc = Pyfunc()
+    asyncio.run(served(pyfunc).answer(asked(**wanted, seed=1)))
+    assert pyfunc.params == {"timeout_s": given, "seed": 1}
+
+
+@pytest.mark.parametrize(("code", "ours"), [(1000, BadQuestion), (1, EngineDown)])
+def test_the_models_refusals_become_the_servers(code, ours):
+    serving = served(Pyfunc(MlflowException("no such thing", error_code=code)), queue_limit=1)
+    for _ in range(2):  # the place comes back
+        with pytest.raises(ours, match="no such thing"):
+            asyncio.run(serving.answer(asked()))
+        with pytest.raises(ours, match="no such thing"):
+            asyncio.run(anext(serving.stream(asked())))
+    assert serving.tracer.taken == []
+
+
+def test_a_stream_holds_a_place_until_it_is_closed():
+    async def scenario():
+        await serving.predictor.start()
+        for _ in range(3):
+            pieces = serving.stream(asked())
+            await anext(pieces)
+            with pytest.raises(Overloaded):
+                await serving.answer(asked())
+            await pieces.aclose()
+        return await serving.answer(asked())
+
+    serving = served(Pyfunc(), queue_limit=1, start=False)
+    assert asyncio.run(scenario())["answer"] == "What is MLflow?"
+
+
+def test_only_whole_answers_are_counted_and_traced():
+    async def scenario():
+        await serving.predictor.start()
+        pieces = serving.stream(asked())
+        await anext(pieces)
+        await pieces.aclose()
+        assert serving.tracer.taken == [] and b"genai_request_success_total{" not in serving.metrics.text()
+        await serving.answer(asked())
+
+    serving = served(Pyfunc(), start=False)
+    asyncio.run(scenario())
+    assert serving.tracer.taken == [("id-1", "7")]
+    assert b'genai_generation_tokens_total{model_name="m"} 2.0' in serving.metrics.text()
+
+
+def test_who_answers_is_known_once_somebody_does():
+    serving = served(Pyfunc(), start=False)
+    with pytest.raises(NotReady, match="loading"):
+        serving.info  # noqa: B018 - the property is what is asked
+    asyncio.run(serving.predictor.start())
+    assert serving.info == INFO
