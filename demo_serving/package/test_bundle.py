@@ -6,7 +6,6 @@ bundle's folder, which is the one that this file is in. A server with keys is as
 API_KEYS_FILE.
 """
 
-# ruff: noqa: T201 (a command line: it prints)
 from __future__ import annotations
 
 import argparse

@@ -179,6 +179,22 @@ def writer(tmp_path, monkeypatch):
     return put
 
 
+@pytest.fixture
+def started():
+    """Makes started tracers; none of their writers outlives the test."""
+    tracers: list[Tracer] = []
+
+    def start(*args, **kwargs) -> Tracer:
+        tracers.append(Tracer(*args, **kwargs))
+        tracers[-1].start()
+        return tracers[-1]
+
+    yield start
+    for tracer in tracers:
+        tracer._writer.kill()
+        tracer._writer.wait()
+
+
 def answer_times(tracer: Tracer, count: int) -> float:
     """Seconds that the slowest of so many calls took."""
     slowest = 0.0
@@ -189,12 +205,11 @@ def answer_times(tracer: Tracer, count: int) -> float:
     return slowest
 
 
-def test_a_share_of_the_requests_is_sampled(writer, tmp_path, monkeypatch):
+def test_a_share_of_the_requests_is_sampled(writer, started, tmp_path, monkeypatch):
     writer(f"import sys\nopen({str(tmp_path / 'got')!r}, 'w').write(str(len(sys.stdin.readlines())))\n")
     monkeypatch.setattr(tracing, "QUEUE_LIMIT", 5000)
     tracing.random.seed(1)
-    tracer = Tracer(0.25)
-    tracer.start()
+    tracer = started(0.25)
     answer_times(tracer, 2000)
     tracer.stop()
     assert 400 < int((tmp_path / "got").read_text()) < 600 and tracer.dropped == 0
@@ -208,12 +223,11 @@ def test_without_a_share_there_is_no_writer(monkeypatch):
     tracer.stop()
 
 
-def test_what_a_stuck_writer_does_not_take_is_dropped_and_counted(writer, monkeypatch):
+def test_what_a_stuck_writer_does_not_take_is_dropped_and_counted(writer, started, monkeypatch):
     writer("import time\ntime.sleep(600)\n")
     monkeypatch.setattr(tracing, "QUEUE_LIMIT", 20)
     monkeypatch.setattr(tracing, "STOP_TIMEOUT_S", 0.5)
-    tracer = Tracer(1.0, with_texts=True)
-    tracer.start()
+    tracer = started(1.0, with_texts=True)
     assert answer_times(tracer, 500) < 0.2  # nobody waits for it
     assert 300 < tracer.dropped <= 480  # a queue of 20 and a pipe took the others
     started = time.monotonic()
@@ -221,10 +235,9 @@ def test_what_a_stuck_writer_does_not_take_is_dropped_and_counted(writer, monkey
     assert time.monotonic() - started < 5 and tracer._writer.poll() is not None
 
 
-def test_a_writer_that_has_ended_is_told_once_and_harms_nothing(writer, caplog):
+def test_a_writer_that_has_ended_is_told_once_and_harms_nothing(writer, started, caplog):
     writer("raise SystemExit(1)\n")
-    tracer = Tracer(1.0, with_texts=True)
-    tracer.start()
+    tracer = started(1.0, with_texts=True)
     tracer._writer.wait(10)
     assert answer_times(tracer, 200) < 0.2
     wait_until(lambda: "The trace writer has ended" in caplog.text, 10)
