@@ -17,7 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: make `bundled_model` importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bundled_model.phrasings import FRAMES, compared, described, framed, noisy, normalised
+from bundled_model.phrasings import FRAMES, compared, framed, noisy, normalised
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 CASES_FILE = CORPUS / "cases.jsonl"
@@ -172,8 +172,7 @@ class Mix:
     unknown: float = 0.19
     smalltalk: float = 0.03
     dialogues: float = 0.08
-    framed: float = 0.28  # share of questions made from a name and a frame
-    described: float = 0.2  # share of the known questions made from words of their answer
+    framed: float = 0.35  # share of questions made from a name and a frame
 
 
 def draw(corpus: Corpus, rng: random.Random, mix: Mix = Mix()) -> Example:
@@ -208,11 +207,9 @@ def _draw_question(corpus: Corpus, entry: Entry, rng: random.Random, mix: Mix) -
 
 
 def _plain_question(entry: Entry, rng: random.Random, mix: Mix) -> str:
-    """One written by hand, a frame around one of the entry's names, or one made of words of the answer."""
-    if entry.group == KNOWN and rng.random() < mix.described:
-        return described(entry.answer, rng)
+    """One written by hand, or a frame around one of the entry's names."""
     names = entry.names["train"]
-    if not names or rng.random() >= mix.framed / (1 - mix.described):
+    if not names or rng.random() >= mix.framed:
         return rng.choice(entry.questions["train"])
     name = rng.choice(names)
     comparison = compared(name, rng) if rng.random() < 0.8 else None

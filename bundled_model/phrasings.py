@@ -47,13 +47,6 @@ COMPARISON_FRAMES = (
     "which is better, {a} or {b}?", "{a} vs. {b}: what is the difference?", "I mix up {a} and {b}, help",
     "whats the difference between {a} and {b}", "Why use {a} instead of {b}?",
 )  # fmt: skip
-# Around words of an answer: how somebody asks who knows what a thing does, but not what it is called.
-DESCRIBING_FRAMES = (
-    "what is it called when {}", "what do you call {}", "What do you call it when {}?", "what {}", "which one {}",
-    "how can I {}", "how do you {}", "I need {}", "something that {}", "is there a way to {}", "why {}", "{}", "{}?",
-    "what is the word for {}", "what's the name for {}", "how does {} work", "tell me what {}", "a tool for {}",
-    "what helps with {}", "explain {}", "I want {}", "how is {} done", "what makes {}",
-)  # fmt: skip
 OPENERS = (
     "please ", "hi, ", "Hello, ", "hey, ", "hey ", "Please, ", "ok, ", "Okay, so ", "so ", "Quick question: ", "um, ",
     "Can you tell me: ", "Could you please tell me: ", "I would like to know: ", "sorry, ", "well, ", "Good morning, ",
@@ -72,7 +65,6 @@ _NEIGHBOURS = {
     "s": "ad", "t": "ry", "u": "yi", "v": "cb", "w": "qe", "x": "zc", "y": "tu", "z": "x",
 }  # fmt: skip
 _TYPO_MIN_LETTERS = 4  # a slip in a shorter word makes another word
-_SENTENCE_END = re.compile(r"(?<=[.!?]) +")
 _SIDES = re.compile(r"(?:the difference between )?(.+?) (?:vs\.?|versus|and|or) (.+)", re.IGNORECASE)
 
 
@@ -94,19 +86,6 @@ def compared(name: str, rng: random.Random) -> str | None:
         return None
     a, b = sides.groups() if rng.random() < 0.5 else sides.groups()[::-1]
     return rng.choice(COMPARISON_FRAMES).format(a=a, b=b)
-
-
-def described(answer: str, rng: random.Random) -> str:
-    """A question made of words of the answer, in their order: a run of them, or some that carry the topic."""
-    words = re.sub(r"[^\w\s'-]", " ", rng.choice(_SENTENCE_END.split(answer.strip()))).split()
-    if rng.random() < 0.5:
-        length = rng.randint(4, 9)
-        start = rng.randrange(max(1, len(words) - length + 1))
-        chosen = words[start : start + length]
-    else:
-        telling = [i for i, word in enumerate(words) if word.lower() not in SMALL_WORDS]
-        chosen = [words[i] for i in sorted(rng.sample(telling, min(len(telling), rng.randint(3, 6))))]
-    return rng.choice(DESCRIBING_FRAMES).format(" ".join(chosen).lower())
 
 
 def noisy(text: str, rng: random.Random) -> str:

@@ -177,7 +177,7 @@ def test_the_package_refuses_bad_input_and_bad_parameters(alone):
         ("column", "empty", "range", "type", "stop"), "INVALID_PARAMETER_VALUE"
     )
     assert "no 'question'" in refused["column"][1]
-    assert "temperature is 9.0; use a value from 0 to 5." in refused["range"][1]
+    assert "temperature is 9.0; use a value that is 0, or from 0.01 to 5." in refused["range"][1]
 
 
 # --- MLflow's own server --------------------------------------------------------------------------
@@ -283,7 +283,10 @@ BAD = {
     "an empty list": ({"inputs": []}, "no question in the input"),
     "half a character": ({"inputs": ["\ud83d"]}, "half of a character"),
     "a history that is a text": ({"inputs": [{"question": "a", "history": "b"}]}, "history must be a list"),
-    "a parameter out of range": ({"inputs": ["a"], "params": {"top_p": 0.0}}, "top_p is 0.0; use a value above 0"),
+    "a parameter out of range": (
+        {"inputs": ["a"], "params": {"top_p": 0.0}},
+        "top_p is 0.0; use a value from 0.001 to 1",
+    ),
     "a parameter of another type": ({"inputs": ["a"], "params": {"seed": "x"}}, "seed"),
     "no known key": ({"question": "a"}, "dataframe_split"),
     "no JSON": ("question: a", "JSON"),
