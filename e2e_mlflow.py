@@ -4,6 +4,7 @@ For notebooks and scripts this module also hands out `E2EConfig`, `MLflow3E2ELif
 `HuggingFaceModelWrapper`; they are imported when first asked for, so that `--help` stays fast.
 """
 
+import atexit
 import os
 import sys
 
@@ -25,11 +26,23 @@ def __getattr__(name: str):
     return getattr(import_module(_HANDED_OUT[name]), name)
 
 
+def _leave() -> None:
+    """End the process at once, all output written.
+
+    Taking an interpreter apart that has torch and MLflow loaded takes seconds and is of use to nobody. After a
+    lost server it would be minutes: MLflow still tries to deliver its last traces.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_code)
+
+
 if __name__ == "__main__":
-    code = main()
-    if code == TrackingUnavailable.exit_code:
-        # At a normal exit MLflow would try for minutes to deliver its last traces to a server that is gone.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    raise SystemExit(code)
+    _code = 1  # an error that nobody foresaw, with its traceback
+    atexit.register(_leave)  # the first to be registered is the last to run
+    try:
+        _code = main()
+    except SystemExit as exc:  # --help
+        _code = exc.code or 0
+    if _code == TrackingUnavailable.exit_code:
+        _leave()

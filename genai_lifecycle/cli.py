@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
+from genai_lifecycle import interruption
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, LifecycleError
 
@@ -75,7 +76,8 @@ def _add_store_flags(group) -> None:
     group.add_argument(
         "--backend-store-uri", help="database used without a server; default: local_mlflow_backend/mlflow.db"
     )
-    group.add_argument("--data-dir", help="artifact root, a folder; default: local_mlflow_backend/artifacts")
+    group.add_argument("--data-dir", help="artifact root, a folder or s3://BUCKET/PREFIX; default: local_mlflow_backend/artifacts")
+    group.add_argument("--s3-endpoint-url", help="where the artifacts are in MinIO or another S3 store: its address")
     group.add_argument("--experiment-name", help="MLflow experiment (default: langchain-e2e)")
     group.add_argument("--registered-model-name", help="name in the model registry (default: langchain-e2e-model)")
 
@@ -85,9 +87,8 @@ def _add_bundle_flags(group) -> None:
     group.add_argument("--output-dir", type=Path, help="folder of the bundle (default: exported_model)")
     group.add_argument("--force", action="store_true", help="replace the bundle that is in that folder")
     group.add_argument("--wheels", action="store_true", help="with every wheel, for building without internet")
-    group.add_argument("--s3-endpoint-url", help="where the artifacts are in S3 or MinIO: its address")
-    group.add_argument("--s3-access-key", help="its access key; AWS_ACCESS_KEY_ID keeps it out of the process list")
-    group.add_argument("--s3-secret-key", help="its secret key; better: AWS_SECRET_ACCESS_KEY")
+    group.add_argument("--s3-access-key", help="export: key of the S3 store; AWS_ACCESS_KEY_ID is not seen by others")
+    group.add_argument("--s3-secret-key", help="export: its secret key; better: AWS_SECRET_ACCESS_KEY")
 
 
 # --- modes ----------------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ def _test(config: E2EConfig) -> None:
 
 
 def _serve(config: E2EConfig) -> None:
-    lifecycle = _opened(config, needs_model=False)
+    lifecycle = _opened(config, needs_model=False, writes=False)
     plan = lifecycle.serve()
     _print_plan(plan)
     if config.start:
@@ -121,7 +122,7 @@ def _chat(config: E2EConfig) -> None:
     from genai_lifecycle.stages.chat import HELP, Session, open_partner, typed_lines
 
     if not config.url:
-        _opened(config, needs_model=False)
+        _opened(config, needs_model=False, writes=False)
     partner = open_partner(config, os.environ.get("CHAT_API_KEY"))
     for_a_person = sys.stdin.isatty()
     if for_a_person:
@@ -131,7 +132,7 @@ def _chat(config: E2EConfig) -> None:
 
 
 def _export(config: E2EConfig) -> None:
-    _print_export(_opened(config, needs_model=False).export())
+    _print_export(_opened(config, needs_model=False, writes=False).export())
 
 
 def _server_config(config: E2EConfig) -> None:
@@ -182,12 +183,12 @@ def _modes_help() -> str:
     return "one of: " + "; ".join(f"{name} ({what})" for name, (_, what) in MODES.items())
 
 
-def _opened(config: E2EConfig, *, needs_model: bool = True):
+def _opened(config: E2EConfig, *, needs_model: bool = True, writes: bool = True):
     """The lifecycle with its store (and model) looked up, said in the first lines of output."""
     from genai_lifecycle.pipeline import MLflow3E2ELifecycle
     from genai_lifecycle.tracking.store import short
 
-    lifecycle = MLflow3E2ELifecycle(config)
+    lifecycle = MLflow3E2ELifecycle(config, writes=writes)
     if needs_model:
         print(f"Model      {lifecycle.source}", flush=True)
     print(f"Tracking   {lifecycle.store.description}")
@@ -286,7 +287,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = vars(build_parser().parse_args(argv))
         config = E2EConfig.from_env(given)
         _prepare(config, given.get("verbose", False))
-        MODES[given["mode"]][0](config)
+        with interruption.remembered():
+            MODES[given["mode"]][0](config)
     except LifecycleError as exc:
         log.debug("cause", exc_info=exc)
         print(f"Error: {exc}", file=sys.stderr)

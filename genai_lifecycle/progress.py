@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from genai_lifecycle import interruption
+
 log = logging.getLogger(__name__)
 
 PLAIN_LINES = 4  # how many lines a task of any size writes where there is no terminal
@@ -14,12 +16,20 @@ PLAIN_LINES = 4  # how many lines a task of any size writes where there is no te
 
 @contextmanager
 def steps(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of steps just done."""
+    """Yield a function to call with the number of steps just done; it raises KeyboardInterrupt after Ctrl-C."""
     if sys.stderr.isatty():
         with _bar(title, total) as advance:
-            yield advance
+            yield _interruptible(advance)
     else:
-        yield _lines(title, total)
+        yield _interruptible(_lines(title, total))
+
+
+def _interruptible(told: Callable[[int], object]) -> Callable[[int], None]:
+    def advance(count: int) -> None:
+        interruption.check()
+        told(count)
+
+    return advance
 
 
 @contextmanager

@@ -1,0 +1,63 @@
+"""A swallowed Ctrl-C comes back at the next step, and the process's own handling is left as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+
+import pytest
+
+from genai_lifecycle import interruption, progress
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [])  # a call in which Python looks for signals
+
+
+def test_a_swallowed_ctrl_c_is_raised_again_at_the_next_step():
+    with pytest.raises(KeyboardInterrupt), interruption.remembered(), progress.steps("Work", 2) as advance:
+        with contextlib.suppress(KeyboardInterrupt):
+            press_ctrl_c()
+        advance(1)
+        pytest.fail("went on after Ctrl-C")
+
+
+def test_a_swallowed_ctrl_c_is_raised_at_the_end_where_there_was_no_step():
+    with pytest.raises(KeyboardInterrupt), interruption.remembered():
+        with contextlib.suppress(KeyboardInterrupt):
+            press_ctrl_c()
+
+
+def test_without_ctrl_c_nothing_is_raised_and_the_handler_is_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with interruption.remembered(), progress.steps("Work", 1) as advance:
+        assert signal.getsignal(signal.SIGINT) is not before
+        advance(1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_new_run_knows_nothing_of_the_last_ones_ctrl_c():
+    with pytest.raises(KeyboardInterrupt), interruption.remembered():
+        press_ctrl_c()
+    with interruption.remembered():
+        interruption.check()
+
+
+def test_another_thread_may_run_a_mode():
+    failed = []
+
+    def work() -> None:
+        try:
+            with interruption.remembered():
+                interruption.check()
+        except BaseException as exc:
+            failed.append(exc)
+            raise
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failed
