@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,8 @@ class Api:
     tokens: Callable[[Any], int]  # from the answer's JSON to the number of its tokens
     health_url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    stream_url: str | None = None  # where server-sent events come from; None: it has no stream
+    stream_body: Callable[[str], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,23 +105,24 @@ async def _probe(session, url: str, health: list[float]) -> None:
         await asyncio.sleep(PROBE_EVERY_S)
 
 
-async def first_tokens(url: str, body: Mapping[str, Any], clients: int, rounds: int) -> list[float]:
-    """Seconds to the first piece of text of a server-sent stream, in ascending order."""
+async def first_tokens(api: Api, questions: Sequence[str], clients: int, requests: int) -> list[float]:
+    """Seconds to the first event of each server-sent stream, in ascending order; empty where there is no stream."""
+    if api.stream_url is None:
+        return []
     taken: list[float] = []
+    numbers = itertools.islice(itertools.cycle(questions), requests)
 
     async def client(session) -> None:
-        for _ in range(rounds):
+        for question in numbers:
             began, seen = time.monotonic(), False
-            async with session.post(url, json=dict(body)) as response:
+            async with session.post(api.stream_url, json=api.stream_body(question)) as response:
+                response.raise_for_status()
                 async for line in response.content:
                     if not seen and line.startswith(b"data:"):
                         taken.append(time.monotonic() - began)
                         seen = True
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
         await asyncio.gather(*(client(session) for _ in range(clients)))
     return sorted(taken)
-
-
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values) if values else float("nan")

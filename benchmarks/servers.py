@@ -96,6 +96,8 @@ def our_server(package: Path) -> Peer:
             lambda question: {"question": question, "max_new_tokens": NEW_TOKENS},
             lambda answer: answer["completion_tokens"],
             f"{base}/health/live",
+            stream_url=f"{base}/ask/stream",
+            stream_body=lambda question: {"question": question, "max_new_tokens": NEW_TOKENS},
         ),
         {"MLFLOW_MODEL_URI": str(package), "MLFLOW_TRACKING_URI": ""},
     )
@@ -157,20 +159,22 @@ def litserve(model: Path) -> Peer:
 
 def transformers_serve(model: Path) -> Peer:
     tool = str(Path(sys.executable).parent / "transformers")
+
+    def body(question: str) -> dict:
+        prompt = TEMPLATE.replace("{question}", question)
+        return {"model": str(model), "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0}
+
     return Peer(
         "transformers serve, continuous batching",
         lambda port: [tool, "serve", str(model), "--port", str(port), "--continuous-batching"],
         "/health",
         lambda base: Api(
             f"{base}/v1/completions",
-            lambda question: {
-                "model": str(model),
-                "prompt": TEMPLATE.replace("{question}", question),
-                "max_tokens": NEW_TOKENS,
-                "temperature": 0,
-            },
+            body,
             lambda answer: answer["usage"]["completion_tokens"],
             f"{base}/health",
+            stream_url=f"{base}/v1/completions",
+            stream_body=lambda question: {**body(question), "stream": True},
         ),
     )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import servers
-from load import Seen, load
+from load import Seen, first_tokens, load
 from questions import QUESTIONS
 from weights import BUNDLED, make_gpt2_small, package
 
@@ -32,6 +32,9 @@ ROUNDS = 4  # questions for each client, at least
 LEAST_REQUESTS = 12
 LIMIT_S = 45.0  # of one load; slow peers are stopped there and counted as far as they came
 OURS = "our server"
+COLUMNS = ("peer", "clients", "tokens/s", "ours is", "failed", "p50 s", "p99 s", "first token p50 s",
+           "first token p99 s",
+           "health p99 ms", "ready s", "MiB at rest")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Row:
     failed: int
     p50_s: float
     p99_s: float
+    first_p50_s: float  # to the first piece of a stream; NaN where the peer has none
+    first_p99_s: float
     health_p99_s: float
     ready_s: float
     rest_mib: float  # memory when ready, before the first question
@@ -60,10 +65,11 @@ def measure(peer: servers.Peer, clients: Sequence[int], log: Path) -> Iterator[R
         for count in clients:
             requests = max(LEAST_REQUESTS, ROUNDS * count)
             seen = asyncio.run(load(api, QUESTIONS, count, requests, LIMIT_S))
-            yield _row(peer.name, seen, server.ready_s, rest_mib, server.memory_mib())
+            first_s = asyncio.run(first_tokens(api, QUESTIONS, count, max(LEAST_REQUESTS, 2 * count)))
+            yield _row(peer.name, seen, first_s, server.ready_s, rest_mib, server.memory_mib())
 
 
-def _row(name: str, seen: Seen, ready_s: float, rest_mib: float, loaded_mib: float) -> Row:
+def _row(name: str, seen: Seen, first_s: Sequence[float], ready_s: float, rest_mib: float, loaded_mib: float) -> Row:
     return Row(
         peer=name,
         clients=seen.clients,
@@ -72,6 +78,8 @@ def _row(name: str, seen: Seen, ready_s: float, rest_mib: float, loaded_mib: flo
         failed=seen.failed,
         p50_s=seen.percentile(0.5),
         p99_s=seen.percentile(0.99),
+        first_p50_s=seen.percentile(0.5, first_s),
+        first_p99_s=seen.percentile(0.99, first_s),
         health_p99_s=seen.percentile(0.99, seen.health_s),
         ready_s=ready_s,
         rest_mib=rest_mib,
@@ -87,7 +95,7 @@ def measure_raw(name: str, engine: str, model: Path, clients: Sequence[int]) -> 
         command = [sys.executable, str(REPO / "benchmarks" / "raw.py"), engine, str(model), str(count), str(requests)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         speed = json.loads(done.stdout.splitlines()[-1])["tokens_per_second"]
-        yield Row(name, count, speed, requests, 0, nan, nan, nan, nan, nan, nan)
+        yield Row(name, count, speed, requests, 0, *[nan] * 8)
 
 
 # --- output ---------------------------------------------------------------------------------------
@@ -96,17 +104,16 @@ def measure_raw(name: str, engine: str, model: Path, clients: Sequence[int]) -> 
 def table(rows: Sequence[Row]) -> str:
     """Markdown; the ratio says how many times as fast our server is at the same number of clients."""
     ours = {row.clients: row.tokens_per_second for row in rows if row.peer == OURS}
-    lines = [
-        "| peer | clients | tokens/s | ours is | failed | p50 s | p99 s | health p99 ms | ready s | MiB at rest |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for row in rows:
         ratio = f"{ours[row.clients] / row.tokens_per_second:.2f} ×" if row.tokens_per_second else "–"
         failed = f"{row.failed} of {row.failed + row.answers}"
-        lines.append(
-            f"| {row.peer} | {row.clients} | {row.tokens_per_second:.0f} | {ratio} | {failed} | {_n(row.p50_s, 2)} | "
-            f"{_n(row.p99_s, 2)} | {_n(1000 * row.health_p99_s, 0)} | {_n(row.ready_s, 1)} | {_n(row.rest_mib, 0)} |"
-        )
+        cells = [
+            row.peer, str(row.clients), _n(row.tokens_per_second, 0), ratio, failed,
+            _n(row.p50_s, 2), _n(row.p99_s, 2), _n(row.first_p50_s, 2), _n(row.first_p99_s, 2),
+            _n(1000 * row.health_p99_s, 0), _n(row.ready_s, 1), _n(row.rest_mib, 0),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

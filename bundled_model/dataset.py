@@ -172,7 +172,7 @@ class Mix:
     unknown: float = 0.19
     smalltalk: float = 0.03
     dialogues: float = 0.08
-    framed: float = 0.35  # share of questions made from a name and a frame
+    framed: float = 0.27  # share of questions made from a name and a frame
 
 
 def draw(corpus: Corpus, rng: random.Random, mix: Mix = Mix()) -> Example:

@@ -64,6 +64,7 @@ _NEIGHBOURS = {
     "j": "hk", "k": "jl", "l": "ko", "m": "n", "n": "bm", "o": "ip", "p": "o", "q": "wa", "r": "et",
     "s": "ad", "t": "ry", "u": "yi", "v": "cb", "w": "qe", "x": "zc", "y": "tu", "z": "x",
 }  # fmt: skip
+_LONG_QUESTION_WORDS, _WORD_LOSS = 6, 0.15
 _TYPO_MIN_LETTERS = 4  # a slip in a shorter word makes another word
 _SIDES = re.compile(r"(?:the difference between )?(.+?) (?:vs\.?|versus|and|or) (.+)", re.IGNORECASE)
 
@@ -92,6 +93,8 @@ def noisy(text: str, rng: random.Random) -> str:
     """The same question as another person would type it; often unchanged."""
     if rng.random() < 0.25:
         text = _without_small_words(text, rng)
+    if rng.random() < 0.25:
+        text = _with_words_lost(text, rng)
     if rng.random() < 0.12:
         text = rng.choice(OPENERS) + (text[:1].lower() + text[1:] if text[1:2].islower() else text)
     if rng.random() < 0.25:
@@ -109,6 +112,13 @@ def _without_small_words(text: str, rng: random.Random) -> str:
     words = text.split()
     kept = [word for word in words if word.lower().strip("?,.!") not in SMALL_WORDS or rng.random() < 0.5]
     return " ".join(kept) if len(kept) >= 3 else text
+
+
+def _with_words_lost(text: str, rng: random.Random) -> str:
+    """A long question without one word in seven or so: no single word of it may decide the answer."""
+    words = text.split()
+    kept = [word for word in words if rng.random() > _WORD_LOSS]
+    return " ".join(kept) if len(words) >= _LONG_QUESTION_WORDS and len(kept) >= 4 else text
 
 
 def _case(text: str, rng: random.Random) -> str:

@@ -47,7 +47,7 @@ class Recipe:
     """Every number of the training. Sizes in tokens, rows or steps."""
 
     seed: int = 0
-    steps: int = 2600
+    steps: int = 3600
     batch: int = 48  # rows a step
     vocabulary: int = 4096
     positions: int = 256

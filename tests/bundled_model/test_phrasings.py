@@ -7,7 +7,16 @@ from difflib import SequenceMatcher
 
 import pytest
 
-from bundled_model.phrasings import COMPARISON_FRAMES, FIELD_FRAMES, FRAMES, compared, framed, noisy, normalised
+from bundled_model.phrasings import (
+    COMPARISON_FRAMES,
+    FIELD_FRAMES,
+    FRAMES,
+    _with_words_lost,
+    compared,
+    framed,
+    noisy,
+    normalised,
+)
 
 
 def test_there_are_many_different_frames():
@@ -57,6 +66,22 @@ def test_slips_leave_the_question_recognisable():
         blocks = SequenceMatcher(None, question.lower(), text.lower(), autojunk=False).get_matching_blocks()
         # "how" and "does" carry no topic, and may be left out
         assert sum(block.size for block in blocks) >= len("gradient descent work") - 4, text
+
+
+def test_a_long_question_may_lose_words_and_never_gets_others():
+    question, rng = "the robot gets points for good actions and learns from them", random.Random(0)
+    shorter = [text for text in (_with_words_lost(question, rng) for _ in range(300)) if text != question]
+    assert shorter
+    for text in shorter:
+        left = iter(question.split())
+        assert all(word in left for word in text.split()) and len(text.split()) >= 4
+
+
+def test_a_short_question_loses_no_word():
+    rng = random.Random(0)
+    assert {_with_words_lost("What is overfitting in statistics?", rng) for _ in range(100)} == {
+        "What is overfitting in statistics?"
+    }
 
 
 def test_the_same_seed_asks_the_same():

@@ -12,22 +12,8 @@ import sys
 import time
 
 import pytest
+from cli_process import run_cli
 from conftest import REPO, make_cases
-
-KILL_AT = """
-import importlib, os, signal, sys
-module, function, call = sys.argv[1], sys.argv[2], int(sys.argv[3])
-target = importlib.import_module(module)
-original, calls = getattr(target, function), []
-def killing(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == call:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-setattr(target, function, killing)
-from genai_lifecycle.cli import main
-raise SystemExit(main(sys.argv[4:]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +32,10 @@ class Life:
         ]  # fmt: skip
 
     def run(self, mode: str) -> subprocess.CompletedProcess:
-        return self._run(["e2e_mlflow.py", "--mode", mode, *self.flags])
+        return run_cli(["--mode", mode, *self.flags], self.base)
 
     def run_killed_at(self, mode: str, function: str, call: int = 1) -> None:
-        module, _, name = function.rpartition(".")
-        done = self._run(["-c", KILL_AT, module, name, str(call), "--mode", mode, *self.flags])
+        done = run_cli(["--mode", mode, *self.flags], self.base, killed_at=(function, call))
         assert done.returncode == -signal.SIGKILL, done.stderr
 
     def start(self, mode: str) -> subprocess.Popen:
@@ -75,9 +60,6 @@ class Life:
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
-
-    def _run(self, arguments: list[str]) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, *arguments], cwd=REPO, capture_output=True, text=True, check=False)
 
 
 def test_an_experiment_killed_before_its_alias_leaves_nothing_in_production(life):

@@ -10,18 +10,24 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_process import run_cli
 from conftest import REPO, free_port, make_cases
 from tiny_model import lay_out_as_hub, make_dialogpt
 
 TEMPLATES = ("qa-conversational", "qa-educational", "qa-expert", "qa-simple")
 
 
-def run_mode(mode: str, base: Path, *flags: str, uri: str | None = None, **environment: str):
-    """One mode as a user types it, on a store below `base`."""
-    command = [
-        sys.executable, "e2e_mlflow.py", "--mode", mode, "--data-dir", str(base / "artifacts"),
+def arguments(mode: str, base: Path, *flags: str, uri: str | None = None) -> list[str]:
+    """One mode on a store below `base`."""
+    return [
+        "--mode", mode, "--data-dir", str(base / "artifacts"),
         "--tracking-uri", uri or f"sqlite:///{base / 'mlflow.db'}", "--output-dir", str(base / "bundle"), *flags,
     ]  # fmt: skip
+
+
+def run_as_typed(given: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """As a user types it, imports and all."""
+    command = [sys.executable, "e2e_mlflow.py", *given]
     return subprocess.run(command, cwd=REPO, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
@@ -43,7 +49,7 @@ def finished(base):
     """The whole life with the bundled model, in a home that was empty before."""
     home = base / "home"
     home.mkdir()
-    done = run_mode("all", base, HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
+    done = run_as_typed(arguments("all", base), HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
     assert done.returncode == 0, done.stderr
     return done
 
@@ -110,7 +116,7 @@ def test_the_champion_answers_in_a_process_that_knows_nothing_of_us(finished, ba
 
 def test_a_second_experiment_makes_no_new_prompt_versions(finished, base, tiny_gpt2):
     cases = make_cases(base / "cases.jsonl")
-    done = run_mode("experiment", base, "--model", str(tiny_gpt2), "--cases", str(cases))
+    done = run_cli(arguments("experiment", base, "--model", str(tiny_gpt2), "--cases", str(cases)), base)
     assert done.returncode == 0, done.stderr
     mlflow = connect(f"sqlite:///{base / 'mlflow.db'}")
     latest = [mlflow.genai.load_prompt(f"prompts:/{name}@latest", cache_ttl_seconds=0) for name in TEMPLATES]
@@ -127,7 +133,7 @@ def test_a_hub_name_from_the_local_cache_goes_through_the_whole_life(tmp_path, t
     lay_out_as_hub(tmp_path / "huggingface" / "hub", "microsoft/DialoGPT-small", make_dialogpt(tmp_path / "source"))
     cases = str(make_cases(tmp_path / "cases.jsonl"))
     flags = ("--model", "microsoft/DialoGPT-small", "--cases", cases)
-    done = run_mode("all", tmp_path, *flags, HF_HOME=str(tmp_path / "huggingface"))
+    done = run_as_typed(arguments("all", tmp_path, *flags), HF_HOME=str(tmp_path / "huggingface"))
     assert done.returncode == 0, done.stderr
     assert "Model      microsoft/DialoGPT-small (Hub, revision 0123456789ab, dialogue turns" in done.stdout
     assert "champion is version 1" in done.stdout
@@ -153,7 +159,7 @@ def mlflow_server(tmp_path_factory):
 def test_the_same_life_against_an_mlflow_server(mlflow_server, tmp_path, tiny_gpt2):
     cases = str(make_cases(tmp_path / "cases.jsonl"))
     flags = ("--model", str(tiny_gpt2), "--turn-format", "dialogue", "--cases", cases)
-    done = run_mode("all", tmp_path, *flags, uri=mlflow_server)
+    done = run_cli(arguments("all", tmp_path, *flags, uri=mlflow_server), tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"Tracking   {mlflow_server} (as named)" in done.stdout
     assert "dialogue turns" in done.stdout and "champion is version 1" in done.stdout
