@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: all install test serve ui check fix docs bench clean
+.PHONY: all install test fuzz soak serve ui check fix docs bench clean
 
 all: install  ## install, then the whole life: experiment, deploy, test
 	$(BIN)/python e2e_mlflow.py --mode all
@@ -20,6 +20,13 @@ install: .venv/.installed  ## make .venv and install the pinned requirements
 
 test: install  ## every test, with real parts
 	$(BIN)/python -m pytest
+
+fuzz: install  ## Schemathesis over the server's OpenAPI document, more than 2,000 requests
+	FUZZ_EXAMPLES=60 $(BIN)/python -m pytest -n 0 -s tests/genai_server/test_fuzz.py
+
+soak: install  ## 64 clients for a minute, then MLflow taken away; prints a table
+	$(BIN)/pip install -q -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/soak.py
 
 serve: install  ## the champion over HTTP, Swagger at http://127.0.0.1:5001/docs
 	$(BIN)/python e2e_mlflow.py --mode serve --start
@@ -46,6 +53,7 @@ bench: install  ## measure the whole life, the engine, and the server beside its
 	$(BIN)/python benchmarks/lifecycle.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/serving.py
+	test -z "$$MLFLOW_S3_ENDPOINT_URL" || $(BIN)/python benchmarks/storage.py
 
 clean:  ## remove scratch files; runs, prompts and versions stay
 	rm -rf local_staging local_mlflow_logs .pytest_cache .ruff_cache

@@ -1,6 +1,8 @@
 """Serve a registered model over HTTP: `python fastapi_server.py`, then open http://127.0.0.1:5001/docs."""
 
 import logging
+import os
+import signal
 import socket
 import sys
 from types import FrameType
@@ -19,20 +21,28 @@ class Server(uvicorn.Server):
     """Not ready from the first signal on; uvicorn then finishes what was accepted."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """In uvicorn's place, which would raise the signal again at the end and so never exit with 0."""
         self.config.app.state.serving.predictor.stop()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT  # a second Ctrl-C does not wait
+        self.should_exit = True
+
+
+# A look-up in an MLflow that is gone ends in seconds; MLflow's own defaults are minutes.
+MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 def main() -> int:
     """Run until SIGTERM or Ctrl-C, or until the model turns out not to be servable; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name, value in MLFLOW_LIMITS.items():
+        os.environ.setdefault(name, value)
     try:
         settings = ServerSettings.from_env()
     except SettingsError as exc:
         logging.error("Error: %s", exc)
         return WRONG_SETTING
     set_up(settings.log_format, settings.log_level)
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))

@@ -5,7 +5,6 @@ Which version is exported, and whether it may be, is decided in `stages/export.p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import Any
 
 from genai_lifecycle.config import CHECKOUT
 from genai_lifecycle.errors import BundleError, Busy, ExportDeclined
+from genai_lifecycle.fingerprint import file_sha256
 from genai_lifecycle.lock import LOCK_FILE, only_run
 
 log = logging.getLogger(__name__)
@@ -272,13 +272,8 @@ def _manifest(part: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         **identity,
         "git_commit": _git_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": {path: _sha256(part / path) for path in paths},
+        "files": {path: file_sha256(part / path) for path in paths},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git_commit() -> str | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from genai_lifecycle.config import CHECKOUT, E2EConfig
+from genai_lifecycle.config import CHECKOUT, ENVIRONMENT, E2EConfig
 
 # Settings that decide where a later mode looks for what this one left.
-_PLACES = ("tracking_uri", "backend_store_uri", "data_dir", "experiment_name", "registered_model_name")
+_PLACES = (
+    "tracking_uri", "backend_store_uri", "data_dir", "s3_endpoint_url", "experiment_name", "registered_model_name",
+)  # fmt: skip
 
 
 def mode_command(config: E2EConfig, mode: str, *more: str) -> str:
@@ -43,6 +46,9 @@ def _place_flags(config: E2EConfig) -> list[str]:
     flags = []
     for name in _PLACES:
         value = getattr(config, name)
-        if value is not None and value != defaults[name]:
-            flags += [f"--{name.replace('_', '-')}", without_password(value)]
+        if value is None or value == defaults[name]:
+            continue
+        if value != without_password(value) and os.environ.get(ENVIRONMENT[name]) == value:
+            continue
+        flags += [f"--{name.replace('_', '-')}", without_password(value)]
     return flags

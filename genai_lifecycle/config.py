@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from genai_lifecycle.errors import ConfigError
+from genai_lifecycle.storage.address import S3Root, is_s3
+from genai_lifecycle.tracking.address import without_password
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUNDLED_MODEL = CHECKOUT / "bundled_model" / "gpt2-mini"
@@ -28,12 +30,15 @@ ENVIRONMENT = {
     "backend_store_uri": "MLFLOW_BACKEND_STORE_URI",
     "experiment_name": "MLFLOW_EXPERIMENT_NAME",
     "data_dir": "LIFECYCLE_DATA_DIR",
+    "s3_endpoint_url": "MLFLOW_S3_ENDPOINT_URL",
     "model": "LIFECYCLE_MODEL",
     "registered_model_name": "LIFECYCLE_REGISTERED_MODEL_NAME",
     "judge_model": "LIFECYCLE_JUDGE_MODEL",
     "url": "CHAT_URL",
     "engine": "ENGINE",
     "precision": "PRECISION",
+    "serving_experiment": "MLFLOW_EXPERIMENT_NAME",
+    "feedback_file": "FEEDBACK_FILE",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MODEL_URI = re.compile(r"models:/[^/:@]+(/[1-9]\d*|@[\w-]+)")
@@ -53,7 +58,7 @@ class E2EConfig:
     registered_model_name: str = "langchain-e2e-model"
     tracking_uri: str | None = None  # None = a server on port 5050, else the backend store directly
     backend_store_uri: str = f"sqlite:///{CHECKOUT / 'local_mlflow_backend' / 'mlflow.db'}"
-    data_dir: str = str(CHECKOUT / "local_mlflow_backend" / "artifacts")  # artifact root
+    data_dir: str = str(CHECKOUT / "local_mlflow_backend" / "artifacts")  # artifact root: a folder or s3://
     staging_dir: Path = CHECKOUT / "local_staging"  # scratch, safe to delete between runs
     log_dir: Path = CHECKOUT / "local_mlflow_logs"
     max_new_tokens: int = 96
@@ -65,18 +70,50 @@ class E2EConfig:
     output_dir: Path = CHECKOUT / "exported_model"  # export: where the bundle is written
     force: bool = False  # export: replace the bundle that is there
     wheels: bool = False  # export: with the wheels of the lock, for a build without internet
-    url: str | None = None  # chat: a running server; None = the version is loaded here
-    s3_endpoint_url: str | None = None  # export: for MLflow's S3 client, where the files are in S3 or MinIO
-    s3_access_key: str | None = field(default=None, repr=False)
+    url: str | None = None  # chat, verify: a running server; None = chat loads the version here
+    prompt_action: str | None = None  # prompts: what to do; None = list
+    prompt_name: str | None = None  # prompts: which one
+    prompt_template: str | None = None  # prompts: its text; or
+    prompt_template_file: Path | None = None  # prompts: the file with it
+    prompt_commit_message: str = ""  # prompts: why there is a new version
+    prompt_tags: tuple[str, ...] = ()  # prompts: KEY=VALUE, of the new version
+    prompt_version: int | None = None  # prompts: of which version
+    prompt_alias: str | None = None  # prompts: of which alias
+    json: bool = False  # prompts, doctor: print JSON
+    prompt: tuple[str, ...] = ()  # evaluate, rollback: NAME@ALIAS, NAME/VERSION or NAME; () = the model's own
+    model_version: tuple[str, ...] = ()  # evaluate: numbers or aliases; () = the champion, else the candidate
+    scorer: tuple[str, ...] = ()  # evaluate: scorers of mlflow.genai by name
+    label: str | None = None  # evaluate: a word to find the runs by; None = the case file's name
+    promote: bool = False  # evaluate: the winner goes into production where the gate lets it
+    gate: Path = CHECKOUT / "gate.yaml"  # what a version must show before it may replace the one in use
+    days: int = 7  # monitor, import-feedback --to-cases: how far back
+    serving_experiment: str = "serving"  # monitor, import-feedback: where the servers' traces are
+    limits: Path = CHECKOUT / "monitor.yaml"  # monitor: the limits of a period
+    report: Path = CHECKOUT / "local_staging" / "monitor.md"  # monitor: the report as a file
+    feedback_file: Path = CHECKOUT / "local_staging" / "feedback.jsonl"  # import-feedback: a server's ledger
+    to_cases: Path | None = None  # import-feedback: the case file to write
+    move_from: str | None = None  # relocate: where the artifacts were, a folder or s3://
+    move_to: str | None = None  # relocate: where they are now
+    older_than_days: int = 30  # clean: younger ones stay
+    keep: int = 5  # clean: so many of each kind stay, however old
+    apply: bool = False  # relocate, clean: do it instead of showing what would be done
+    s3_endpoint_url: str | None = None  # of MinIO or another store; None = Amazon's S3
+    s3_access_key: str | None = field(default=None, repr=False)  # export only; else the usual AWS places
     s3_secret_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("cases", "staging_dir", "log_dir", "output_dir"):
+        for name in ("limits", "report", "feedback_file", "to_cases"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
+        for name in ("cases", "staging_dir", "log_dir", "output_dir", "gate"):
             object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
+        for name in ("prompt", "model_version", "scorer"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_names()
         self._check_ranges()
         self._check_addresses()
         self._check_export()
+        self._check_maintenance()
 
     @classmethod
     def from_env(cls, given: Mapping[str, object], env: Mapping[str, str] = os.environ) -> E2EConfig:
@@ -85,6 +122,12 @@ class E2EConfig:
         known = {field.name for field in fields(cls)}
         values |= {name: value for name, value in given.items() if name in known and value is not None}
         return cls(**values)
+
+    @property
+    def database_uri(self) -> str:
+        """The database that is used when no server is."""
+        named = self.tracking_uri and not self.tracking_uri.startswith("http")
+        return self.tracking_uri if named else self.backend_store_uri
 
     def _check_names(self) -> None:
         for name in ("registered_model_name", "experiment_name"):
@@ -103,19 +146,36 @@ class E2EConfig:
             raise ConfigError(f"max_new_tokens is {self.max_new_tokens}.", hint="Use a value from 1 to 1024.")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {self.seed}.", hint="Use 0 or a larger whole number.")
+        if not 1 <= self.days <= 3650:
+            raise ConfigError(f"days is {self.days}.", hint="Use a value from 1 to 3650.")
         if self.port is not None and not 1 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}.", hint="Use a value from 1 to 65535.")
 
     def _check_addresses(self) -> None:
         if self.tracking_uri and not re.match(r"(https?|sqlite|postgresql(\+\w+)?)://", self.tracking_uri):
             raise ConfigError(
-                f"tracking_uri is {self.tracking_uri!r}.",
-                hint="Use http://HOST:PORT of an MLflow server, or sqlite:///FILE.",
+                f"tracking_uri is {without_password(self.tracking_uri)!r}.",
+                hint="Use http://HOST:PORT of an MLflow server, sqlite:///FILE, or postgresql://USER@HOST/DATABASE.",
             )
         if not re.match(r"(sqlite|postgresql(\+\w+)?)://", self.backend_store_uri):
-            raise ConfigError(f"backend_store_uri is {self.backend_store_uri!r}.", hint="Use sqlite:///FILE.")
-        if "://" in self.data_dir:
-            raise ConfigError(f"data_dir is {self.data_dir!r}.", hint="Use a folder; it is made when it is missing.")
+            raise ConfigError(
+                f"backend_store_uri is {without_password(self.backend_store_uri)!r}.",
+                hint="Use sqlite:///FILE, or postgresql://USER@HOST/DATABASE.",
+            )
+        if is_s3(self.data_dir):
+            self._check_s3_root()
+        elif "://" in self.data_dir:
+            raise ConfigError(f"data_dir is {self.data_dir!r}.", hint="Use a folder, or s3://BUCKET/PREFIX.")
+
+    def _check_s3_root(self) -> None:
+        """The address itself stays out of the message: there may be a key in it."""
+        try:
+            object.__setattr__(self, "data_dir", str(S3Root.parse(self.data_dir)))
+        except ValueError as exc:
+            raise ConfigError(
+                f"data_dir is no address in S3: {exc}.",
+                hint="Use s3://BUCKET/PREFIX; keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            ) from None
 
     def _check_export(self) -> None:
         """The S3 values themselves stay out of every message."""
@@ -128,8 +188,26 @@ class E2EConfig:
             raise ConfigError(f"url is {self.url!r}.", hint="Use http://HOST:PORT of a running server.")
         if self.s3_endpoint_url and not re.match(r"https?://[^/]", self.s3_endpoint_url):
             raise ConfigError("s3_endpoint_url is no address.", hint="Use http://HOST:PORT or https://HOST.")
+        if self.s3_endpoint_url and "@" in self.s3_endpoint_url:
+            raise ConfigError(
+                "s3_endpoint_url has a key in it.", hint="Use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the keys."
+            )
         if bool(self.s3_access_key) != bool(self.s3_secret_key):
             raise ConfigError(
                 "Of --s3-access-key and --s3-secret-key only one is given.",
                 hint="Give both; or neither, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             )
+
+    def _check_maintenance(self) -> None:
+        for name, unit in (("older_than_days", "days"), ("keep", "how many stay")):
+            if not 0 <= getattr(self, name) <= 36_500:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}.", hint=f"Use a whole number from 0 to 36500 ({unit})."
+                )
+        for flag, value in (("--from", self.move_from), ("--to", self.move_to)):
+            if value is not None and not value.strip("/. "):
+                raise ConfigError(f"{flag} is {value!r}.", hint="Name a folder below the root, or s3://BUCKET/PREFIX.")
+            if value and "://" in value and not is_s3(value):
+                raise ConfigError(
+                    f"{flag} is {without_password(value)!r}.", hint="Use a folder, or s3://BUCKET/PREFIX."
+                )

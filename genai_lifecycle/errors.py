@@ -12,8 +12,12 @@ LifecycleError                exit 1
  |- PortTaken                 exit 10  another program listens where ours should
  |- StorageFailed             exit 11  the artifact root cannot be written
  |- Busy                      exit 12  another run works on the same data directory
- |- ServerFailed              exit 13  a server that we started did not become ready, or crashed again and again
- `- ConversionFailed          exit 14  the converted model answers with other tokens than transformers
+ |- ServerFailed              exit 13  a server did not become ready, crashed again and again, or does not answer
+ |- ConversionFailed          exit 14  the converted model answers with other tokens than transformers
+ |- ServerDiffers             exit 15  a running server is not what the registry says
+ |- GateRefused               exit 16  a version did not show what gate.yaml asks; no alias was moved
+ |- LimitCrossed              exit 17  what the servers did in the last days crossed a limit of monitor.yaml
+ `- ProblemsFound             exit 18  the doctor found something that is wrong
 
 Ctrl-C ends with 130, as a shell expects.
 """
@@ -103,7 +107,8 @@ class Busy(LifecycleError):
 
 
 class ServerFailed(LifecycleError):
-    """A server that we started did not become ready, ended by itself, or crashed again and again."""
+    """A server that we started did not become ready, ended by itself, or crashed again and again; or one that was
+    named does not answer, or is none of ours."""
 
     exit_code = 13
 
@@ -112,3 +117,27 @@ class ConversionFailed(LifecycleError):
     """The model converted for the OpenVINO engine does not give transformers' greedy tokens."""
 
     exit_code = 14
+
+
+class ServerDiffers(LifecycleError):
+    """A running server and the registry do not say the same."""
+
+    exit_code = 15
+
+
+class GateRefused(LifecycleError):
+    """A version did not show what gate.yaml asks of it; no alias was moved."""
+
+    exit_code = 16
+
+
+class LimitCrossed(LifecycleError):
+    """A limit of monitor.yaml was crossed, or what people get is no longer what was evaluated."""
+
+    exit_code = 17
+
+
+class ProblemsFound(LifecycleError):
+    """The doctor found something that keeps the other modes from working."""
+
+    exit_code = 18

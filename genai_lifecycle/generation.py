@@ -162,6 +162,33 @@ def answers_together(
     return text_model.complete(prompts, _greedy(max_new_tokens))
 
 
+def prompt_texts(template: str, cases: Sequence[Case]) -> list[str]:
+    """The template with each case's variables, each filled in once: braces in a value stay as they are."""
+    render = to_langchain_template(template)
+    return [render.format(**case.inputs) for case in cases]
+
+
+def variables_of(template: str) -> list[str]:
+    """The variables that a stored template needs."""
+    return list(to_langchain_template(template).input_variables)
+
+
+def answer_texts(text_model: TextModel, texts: Sequence[str], max_new_tokens: int) -> list[Answer]:
+    """Greedy answers to rendered prompts, all handed in at once."""
+    prompts = [text_model.encode(text, (), max_new_tokens) for text in texts]
+    return text_model.complete(prompts, _greedy(max_new_tokens))
+
+
+def text_log_likelihoods(text_model: TextModel, texts: Sequence[str], references: Sequence[str]) -> list[float | None]:
+    """Mean log-probability per token (nats, at most 0) of each reference after its prompt; None without one."""
+    known = [i for i, reference in enumerate(references) if reference]
+    answers = [text_model.encode_answer(references[i], texts[i]) for i in known]
+    encoded = [text_model.encode(texts[i], (), len(ids)) for i, ids in zip(known, answers, strict=True)]
+    values = text_model.log_likelihoods(encoded, answers) if known else []
+    found = dict(zip(known, values, strict=True))
+    return [found.get(i) for i in range(len(texts))]
+
+
 def _prompts(text_model: TextModel, template: str, questions: Sequence[str], max_new_tokens: int) -> list:
     render = to_langchain_template(template)
     return [text_model.encode(render.format(question=item), (), max_new_tokens) for item in questions]

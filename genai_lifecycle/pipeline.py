@@ -8,22 +8,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ExportDeclined
 from genai_lifecycle.lock import only_run
 from genai_lifecycle.model_source import ModelSource, find_model
 from genai_lifecycle.results import (
+    Cleaning,
     DeploymentResult,
+    EvaluationReport,
     ExperimentResult,
     ExportResult,
+    FeedbackImport,
     LifecycleResult,
+    MonitorReport,
+    PromptsResult,
+    RollbackResult,
     ServePlan,
+    ServerComparison,
     VerificationReport,
 )
+from genai_lifecycle.storage.address import is_s3
 from genai_lifecycle.tracking import runs
 from genai_lifecycle.tracking.store import Store, open_store
+
+if TYPE_CHECKING:
+    from genai_lifecycle.prompts.promotion import Gate
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,8 +43,8 @@ T = TypeVar("T")
 class MLflow3E2ELifecycle:
     """The stages of one configuration. The store and the model are looked up once, when first needed."""
 
-    def __init__(self, config: E2EConfig):
-        self.config = config
+    def __init__(self, config: E2EConfig, *, writes: bool = True):
+        self.config, self._writes = config, writes  # whether artifacts will be written
         self._locked = False
 
     @cached_property
@@ -44,7 +55,7 @@ class MLflow3E2ELifecycle:
     @cached_property
     def store(self) -> Store:
         """The MLflow store, opened. Raises TrackingUnavailable, StorageFailed or ConfigError."""
-        store = open_store(self.config)
+        store = open_store(self.config, writes=self._writes)
         if dead := runs.close_dead_runs(store):
             log.info("%d run(s) of a process that was killed were marked as KILLED.", dead)
         return store
@@ -73,6 +84,47 @@ class MLflow3E2ELifecycle:
         with self._alone():
             return verify_candidate(self.config, self.store)
 
+    def prompts(self) -> PromptsResult:
+        """One action on the prompts. Takes no lock: a rollback must not wait for an experiment."""
+        from genai_lifecycle.stages.prompts import run_prompts, wish_of
+
+        wish = wish_of(self.config)
+        _ = self.store  # MLflow points at it from here on
+        return run_prompts(wish, self._prompt_gate)
+
+    def _prompt_gate(self) -> Gate:
+        from genai_lifecycle.evaluation.gate import load_policy
+        from genai_lifecycle.prompts.promotion import Gate
+        from genai_lifecycle.tracking.evaluations import StoredEvidence
+
+        return Gate(load_policy(self.config.gate, "prompt"), StoredEvidence(), self.config.seed)
+
+    def evaluate(self) -> EvaluationReport:
+        """Prompt versions over a case file, through a registered model."""
+        from genai_lifecycle.stages.evaluate import run_evaluation
+
+        with self._alone():
+            return run_evaluation(self.config, self.store)
+
+    def rollback(self) -> tuple[RollbackResult, ...]:
+        """Put the former champion, or the named prompts' former version, back. Takes no lock: it may be urgent."""
+        from genai_lifecycle.stages.rollback import roll_back
+
+        _ = self.store  # MLflow points at it from here on
+        return roll_back(self.config)
+
+    def import_feedback(self) -> FeedbackImport:
+        """A server's ledger of feedback onto its traces, and into a case file. Has a lock of its own."""
+        from genai_lifecycle.stages.import_feedback import import_feedback
+
+        return import_feedback(self.config, self.store)
+
+    def monitor(self) -> MonitorReport:
+        """The servers' last days as figures, limits and drift. Takes no lock: a scheduler must not wait for a run."""
+        from genai_lifecycle.stages.monitor import run_monitor
+
+        return run_monitor(self.config, self.store)
+
     def serve(self) -> ServePlan:
         """The commands that serve the registered model."""
         from genai_lifecycle.stages.serve import serve_plan
@@ -85,6 +137,19 @@ class MLflow3E2ELifecycle:
 
         with self._alone():
             return export_model(self.config, self.store)
+
+    def verify(self) -> ServerComparison:
+        """A running server beside the registry; changes nothing."""
+        from genai_lifecycle.stages.compare import compare_server, first_key
+
+        return compare_server(self.config, first_key())
+
+    def clean(self) -> Cleaning:
+        """What may be removed; it is, when the configuration says `apply`."""
+        from genai_lifecycle.stages.clean import clean
+
+        with self._alone():
+            return clean(self.config, self.store)
 
     def run_all(self, done: Callable[[str, object], None] = lambda stage, result: None) -> LifecycleResult:
         """Every stage in order; stops at the first LifecycleError. `done` is told each stage's result.
@@ -121,17 +186,24 @@ class MLflow3E2ELifecycle:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock of the artifact root (of the staging folder where a server keeps the artifacts).
+        """Hold the lock of the artifact root (of the database's folder where the root is in S3, of the staging
+        folder where a server keeps the artifacts).
 
         `run_all` holds it from the first stage to the last, so the stages inside it find it held.
         """
         if self._locked:
             yield
             return
-        folder = Path(self.config.data_dir) if self.store.direct else self.config.staging_dir
-        with only_run(folder):
+        with only_run(self._lock_folder()):
             self._locked = True
             try:
                 yield
             finally:
                 self._locked = False
+
+    def _lock_folder(self) -> Path:
+        if self.store.direct and not is_s3(self.config.data_dir):
+            return Path(self.config.data_dir)
+        if self.store.uri.startswith("sqlite:///"):
+            return Path(self.store.uri.removeprefix("sqlite:///")).parent
+        return self.config.staging_dir

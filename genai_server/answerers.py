@@ -6,14 +6,21 @@ Both give the same calls to the predictor; neither knows HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import inspect
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Protocol
 
+import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel
 
-from genai_server.errors import BadQuestion
+from genai_server.errors import BadQuestion, ModelFailed
+
+log = logging.getLogger(__name__)
 
 THREADS = 4  # of a model that has no batching of its own
 SCORING_THREADS = 64  # of /invocations on one that has: they only wait
@@ -23,9 +30,9 @@ class Answerer(Protocol):
     """What the predictor needs of a model."""
 
     golden: Sequence[Mapping[str, Any]]  # question, token_ids, max_new_tokens; may be empty
-    prompt: Mapping[str, Any]  # name and version; may be empty
-    pyfunc: Any  # MLflow's model, for /invocations
-    pool: ThreadPoolExecutor  # where `pyfunc` may be called
+    prompt: Mapping[str, Any]  # name, version and template; may be empty
+    takes_prompts: bool  # whether a question may have the field `rendered`: the whole prompt, in place of its own
+    pool: ThreadPoolExecutor  # where a scoring may predict
 
     async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer one question; `{"text": …}` in place of `{"question": …}` is continued as it stands."""
@@ -33,11 +40,14 @@ class Answerer(Protocol):
     def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         """Answer one question piece by piece: `{"delta": text}`, the last piece with the whole answer's fields."""
 
+    def scoring(self) -> Scoring:
+        """The model for one request of /invocations."""
+
     def is_healthy(self) -> bool:
         """Whether it can answer now."""
 
     def load(self) -> Any:
-        """running, waiting, cancelled and restarts, or None where nobody counts them."""
+        """running, waiting, restarts and cache_usage, or None where nobody counts them."""
 
     def describe(self) -> Mapping[str, Any]:
         """The engine, for people."""
@@ -45,57 +55,67 @@ class Answerer(Protocol):
     def close(self) -> None:
         """End what it runs."""
 
-    def close_when_idle(self) -> None:
-        """The same, once the questions under way are answered."""
+
+class Scoring:
+    """MLflow's model for one request: it predicts on a thread, and may be stopped from the event loop."""
+
+    def __init__(self, pyfunc: PyFuncModel, model: Any = None):
+        """`model`: a `QuestionModel` that lets itself be stopped, under MLflow's own checks of what comes in."""
+        self.metadata = pyfunc.metadata
+        self._pyfunc = PyFuncModel(pyfunc.metadata, _Stoppable(model, self._begun)) if model else pyfunc
+        self._stop: Callable[[], None] | None = None
+        self.is_stopped = False
+
+    def predict(self, data: Any, params: Any = None) -> Any:
+        return self._pyfunc.predict(data, params=params)
+
+    def stop(self) -> None:
+        """End the answers after the step under way; a model that is not ours goes on, and nobody waits for it."""
+        self.is_stopped = True
+        if self._stop:
+            self._stop()
+
+    def _begun(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        if self.is_stopped:  # before it began
+            stop()
 
 
-class _Counting:
-    """Knows how many questions are under way, to close after the last one."""
+class _Stoppable:
+    """A `QuestionModel` in the form that MLflow's PyFuncModel calls."""
 
-    def __init__(self) -> None:
-        self._under_way, self._closing = 0, False
+    def __init__(self, model: Any, on_start: Callable[[Callable[[], None]], None]):
+        self._model, self._on_start = model, on_start
 
-    def close_when_idle(self) -> None:
-        self._closing = True
-        self._close_if_idle()
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            self._close_if_idle()
-
-    def _close_if_idle(self) -> None:
-        if self._closing and not self._under_way:
-            self.close()
+    def predict(self, model_input: Any, params: Any = None) -> Any:
+        return self._model.answer(model_input, params, on_start=self._on_start)
 
 
-class EngineAnswerer(_Counting):
+class EngineAnswerer:
     """A model of ours: its engine joins all callers, and no thread waits for an answer."""
 
     def __init__(self, pyfunc: Any, model: Any):
-        super().__init__()
-        self.pyfunc, self._model = pyfunc, model  # a `QuestionModel`, known here by its methods only
+        self._pyfunc, self._model = pyfunc, model  # a `QuestionModel`, known here by its methods only
         self.golden, self.prompt = model.golden, model.prompt
         self.pool = ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix="scoring")
+        # versions that were registered earlier cannot be stopped
+        self._can_stop = "on_start" in inspect.signature(model.answer).parameters
+        self.takes_prompts = "is_rendered" in inspect.signature(model.ask).parameters  # nor do they take a prompt
 
     async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
-        with self._counted():
-            if "text" in question:
-                return await self._model.continue_text(question["text"], dict(params))
-            return (await self._model.ask(dict(question), dict(params)))[0]
+        if "text" in question:
+            return await self._model.continue_text(question["text"], dict(params))
+        turn, how = _turn_of(question)
+        return (await self._model.ask(turn, dict(params), **how))[0]
 
-    async def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        with self._counted():
-            if "text" in question:
-                pieces = self._model.continue_text_stream(question["text"], dict(params))
-            else:
-                pieces = self._model.ask_stream(dict(question), dict(params))
-            async for piece in pieces:
-                yield piece
+    def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+        if "text" in question:
+            return self._model.continue_text_stream(question["text"], dict(params))
+        turn, how = _turn_of(question)
+        return self._model.ask_stream(turn, dict(params), **how)
+
+    def scoring(self) -> Scoring:
+        return Scoring(self._pyfunc, self._model if self._can_stop else None)
 
     def is_healthy(self) -> bool:
         return self._model.is_healthy()
@@ -111,23 +131,28 @@ class EngineAnswerer(_Counting):
         self._model.close()
 
 
-class ThreadAnswerer(_Counting):
+def _turn_of(question: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool]]:
+    """The model's input, and whether its own prompt stays out because the question is the whole text already."""
+    turn = dict(question)
+    if (rendered := turn.pop("rendered", None)) is None:
+        return turn, {}
+    return {**turn, "question": rendered}, {"is_rendered": True}
+
+
+class ThreadAnswerer:
     """Any other PyFunc: its `predict`, on a bounded number of threads."""
 
     def __init__(self, pyfunc: Any, threads: int = THREADS):
-        super().__init__()
-        self.pyfunc, self._threads = pyfunc, threads
+        self._pyfunc, self._threads = pyfunc, threads
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="answer")
         self.golden: Sequence[Mapping[str, Any]] = ()
         self.prompt: Mapping[str, Any] = {}
+        self.takes_prompts = False
 
     async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
         if "text" in question:
             raise BadQuestion("This model answers questions; it cannot continue a plain text.")
-        with self._counted():
-            answers = await asyncio.wrap_future(self.pool.submit(self._predict, question, params))
-        answer = answers[0]
-        return answer if isinstance(answer, Mapping) else {"answer": str(answer)}
+        return await asyncio.wrap_future(self.pool.submit(self._predict, question, params))
 
     async def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         """The whole answer as one piece: such a model makes it in one go."""
@@ -135,6 +160,9 @@ class ThreadAnswerer(_Counting):
         if answer["answer"]:
             yield {"delta": answer["answer"]}
         yield {"delta": "", **answer}
+
+    def scoring(self) -> Scoring:
+        return Scoring(self._pyfunc)
 
     def is_healthy(self) -> bool:
         return True
@@ -148,8 +176,47 @@ class ThreadAnswerer(_Counting):
     def close(self) -> None:
         self.pool.shutdown(wait=False)
 
-    def _predict(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> list:
-        return list(self.pyfunc.predict([dict(question)], params=dict(params)))
+    def _predict(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            rows = _rows(self._pyfunc.predict([dict(question)], params=dict(params)))
+        except MlflowException:
+            raise
+        except Exception as exc:  # somebody else's code may raise anything
+            log.exception("the model failed")
+            raise ModelFailed("The model failed.", "The log names the cause.") from exc
+        if not rows:
+            raise ModelFailed("The model gave no answer.")
+        return _answer(rows[0])
+
+
+# What a packaged model tells with an answer; another one may do so too.
+_ENDS = ("stop", "length", "timeout", "cancelled")
+_COUNTED = {"prompt_tokens": int, "completion_tokens": int, "first_token_s": int | float, "total_s": int | float}
+
+
+def _rows(predicted: Any) -> list:
+    """One row for each question, of whatever MLflow lets a model return."""
+    if isinstance(predicted, Mapping) and all(isinstance(column, list) for column in predicted.values()):
+        predicted = pd.DataFrame(predicted)
+    if isinstance(predicted, pd.DataFrame):
+        return predicted.to_dict("records")
+    return [predicted] if isinstance(predicted, str | Mapping) else list(predicted)
+
+
+def _answer(row: Any) -> dict[str, Any]:
+    """The field `answer` of a row, or its only value, or all of it as JSON."""
+    if not isinstance(row, Mapping):
+        return {"answer": str(row)}
+    if "answer" not in row:
+        values = list(row.values())
+        whole = {str(name): value for name, value in row.items()}
+        return {"answer": str(values[0]) if len(values) == 1 else json.dumps(whole, default=str)}
+    answer = {"answer": str(row["answer"])}
+    if row.get("finish_reason") in _ENDS:
+        answer["finish_reason"] = row["finish_reason"]
+    # all of them, or nobody could reckon with them
+    is_counted = all(isinstance(row.get(name), kind) and row[name] >= 0 for name, kind in _COUNTED.items())
+    return answer | ({name: row[name] for name in _COUNTED} if is_counted and "finish_reason" in answer else {})
 
 
 def answerer_of(pyfunc: Any) -> Answerer:

@@ -10,24 +10,24 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.staticfiles import StaticFiles
 
-from genai_server import problems
+from genai_server import __version__, problems
 from genai_server.context import RequestContext
+from genai_server.document import TITLE, completed
 from genai_server.feedback import FeedbackKeeper
 from genai_server.limits import DeclaredLength
 from genai_server.metrics import Metrics
 from genai_server.predictor import FAILED, LoadedModel, Predictor
-from genai_server.registry import load_from_mlflow
-from genai_server.routes import admin, ask, feedback, health, openai, pages, scoring
-from genai_server.security import KeyRequired
+from genai_server.prompt_registry import PromptRegistry
+from genai_server.prompts import MODEL, Prompts
+from genai_server.registry import as_told, load_from_mlflow
+from genai_server.routes import admin, ask, feedback, health, openai, pages, prompts, scoring, webhook
+from genai_server.security import OPEN_PATHS, WEBHOOK_PATH, HostAllowed, KeyRequired
 from genai_server.serving import Serving
 from genai_server.settings import ServerSettings
 from genai_server.tracing import Tracer
-
-TITLE = "Causal language model server"
-DESCRIPTION = "Answers questions with a model from MLflow's registry. Errors are problem+json (RFC 9457)."
+from genai_server.webhook import AliasFollower
 
 
 def create_app(
@@ -42,7 +42,7 @@ def create_app(
         on_failure: told once when the model cannot be served.
     """
     app = FastAPI(
-        title=TITLE, description=DESCRIPTION, lifespan=partial(_lifespan, on_failure=on_failure),
+        title=TITLE, version=__version__, lifespan=partial(_lifespan, on_failure=on_failure),
         docs_url=None, redoc_url=None,  # pages.py has them, with files from here
     )  # fmt: skip
     serving = _serving(settings, load_model)
@@ -57,19 +57,27 @@ def create_app(
         feedback.router,
         health.router,
         admin.router,
+        prompts.router,
         pages.router,
     ):
         app.include_router(router, max_body_size=settings.max_body_bytes)
+    if settings.webhook_secret:
+        app.state.follower = AliasFollower(serving.predictor)
+        app.include_router(webhook.router, max_body_size=settings.max_body_bytes)
     app.mount("/static", StaticFiles(directory=pages.STATIC), name="static")
+    app.openapi = completed(app)
     problems.install(app)
     _add_middleware(app, settings, serving)
     return app
 
 
 def _serving(settings: ServerSettings, load_model: Callable[[str, str | None], LoadedModel]) -> Serving:
-    predictor = Predictor(
-        lambda model_uri: load_model(model_uri, settings.tracking_uri), settings.model_uri, settings.queue_limit
-    )
+    def load(model_uri: str) -> LoadedModel:
+        loaded = load_model(model_uri, settings.tracking_uri)
+        is_told = model_uri == settings.model_uri and not model_uri.startswith("models:/")
+        return as_told(loaded, settings.model_identity) if is_told else loaded
+
+    predictor = Predictor(load, settings.model_uri, settings.queue_limit)
     metrics = Metrics(
         lambda: predictor.model.info["model"] if predictor.model else "",
         lambda: predictor.model.answerer.load() if predictor.model else None,
@@ -77,19 +85,22 @@ def _serving(settings: ServerSettings, load_model: Callable[[str, str | None], L
     tracked = {"MLFLOW_TRACKING_URI": settings.tracking_uri} if settings.tracking_uri else {}
     tracked["MLFLOW_EXPERIMENT_NAME"] = settings.trace_experiment
     tracer = Tracer(settings.trace_sampling_ratio, settings.trace_texts, tracked)
-    return Serving(predictor, metrics, tracer, settings.request_timeout_s)
+    registry = PromptRegistry(settings.tracking_uri) if settings.has_registry else None
+    prompts = Prompts(registry, settings.refresh_s, Path(settings.prompt_file))
+    return Serving(predictor, metrics, tracer, settings.request_timeout_s, prompts)
 
 
 def _add_middleware(app: FastAPI, settings: ServerSettings, serving: Serving) -> None:
     """The last one added is the outermost: every answer, refusals too, has its id and is counted."""
     app.add_middleware(DeclaredLength, most=settings.max_body_bytes)
-    app.add_middleware(KeyRequired, keys=settings.api_keys)
+    open_paths = OPEN_PATHS | {WEBHOOK_PATH} if settings.webhook_secret else OPEN_PATHS
+    app.add_middleware(KeyRequired, keys=settings.api_keys, open_paths=open_paths)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"],
-            expose_headers=["X-Request-ID", "X-Model-Version", "X-Prompt-Version"],
+            expose_headers=["X-Request-ID", "X-Model-Version", "X-Prompt-Version", "X-Prompt-Source"],
         )  # fmt: skip
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts))
+    app.add_middleware(HostAllowed, allowed=settings.allowed_hosts)
     app.add_middleware(RequestContext, metrics=serving.metrics, versions=lambda: _versions(serving))
 
 
@@ -98,7 +109,11 @@ def _versions(serving: Serving) -> Mapping[str, str]:
     model = serving.predictor.model
     if model is None:
         return {}
-    return {"X-Model-Version": str(model.info["model_version"] or ""), "X-Prompt-Version": model.info["prompt"]}
+    return {
+        "X-Model-Version": str(model.info["model_version"] or ""),
+        "X-Prompt-Version": model.info["prompt"],
+        "X-Prompt-Source": MODEL,  # an answer that was made with another prompt says so itself
+    }
 
 
 @asynccontextmanager
@@ -111,9 +126,11 @@ async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterat
         await serving.predictor.start()
         if serving.predictor.status == FAILED:
             on_failure()
+        serving.prompts.start(lambda: serving.predictor.model and serving.predictor.model.answerer.prompt.get("name"))
 
     loading = asyncio.create_task(load())
     yield
     await loading
+    serving.prompts.stop()
     serving.predictor.close()
     serving.tracer.stop()

@@ -31,10 +31,22 @@ class BadQuestion(ServerError):
     status, code = 400, "invalid_request"
 
 
+class UnknownHost(ServerError):
+    """The request was meant for another host."""
+
+    status, code = 400, "unknown_host"
+
+
 class Unauthorized(ServerError):
     """No key, or a wrong one."""
 
     status, code = 401, "invalid_api_key"
+
+
+class WrongSignature(ServerError):
+    """A webhook that is not signed with our secret, or not now."""
+
+    status, code = 401, "invalid_signature"
 
 
 class Forbidden(ServerError):
@@ -47,6 +59,18 @@ class UnknownModel(ServerError):
     """A model was named that does not answer here."""
 
     status, code = 404, "model_not_found"
+
+
+class UnknownPrompt(ServerError):
+    """A prompt, version or alias was named that the registry does not have."""
+
+    status, code = 404, "prompt_not_found"
+
+
+class NoRegistry(ServerError):
+    """This server has no prompt registry."""
+
+    status, code = 409, "no_registry"
 
 
 class Conflict(ServerError):
@@ -67,10 +91,28 @@ class Overloaded(ServerError):
     status, code = 429, "overloaded"
 
 
+class CallerLeft(ServerError):
+    """The caller closed the connection before the answer; nobody reads this, the log does (nginx's status)."""
+
+    status, code = 499, "caller_left"
+
+
+class ModelFailed(ServerError):
+    """A model that is not ours raised something, or gave no answer."""
+
+    status, code = 500, "model_failed"
+
+
 class NotReady(ServerError):
     """The model is still loading."""
 
     status, code = 503, "not_ready"
+
+
+class RegistryDown(ServerError):
+    """MLflow's registry does not answer."""
+
+    status, code = 503, "registry_down"
 
 
 class EngineDown(ServerError):

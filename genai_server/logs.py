@@ -34,3 +34,5 @@ def set_up(log_format: str, level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("alembic", "httpx", "urllib3", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # it counts every retry; what failed in the end is said once, by who asked
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

@@ -23,7 +23,7 @@ class Metrics:
 
     Args:
         model_name: the label of all metrics of the model; asked at every scrape.
-        engine_load: running, waiting, cancelled and restarts of the engine, or None while there is no model.
+        engine_load: running, waiting, restarts and cache_usage of the engine, or None while there is no model.
     """
 
     def __init__(self, model_name: Callable[[], str], engine_load: Callable[[], Any]):
@@ -32,12 +32,16 @@ class Metrics:
         self._requests = self._counter("http_requests", "Requests by route and status.", "method", "route", "status")
         self._seconds = self._histogram("http_request_duration_seconds", "Until the last byte.", _SHORT_S, "route")
         model = "model_name"
+        self._left = self._counter("requests_cancelled", "Answers whose caller left before the end.", model)
         self._prompt = self._counter("prompt_tokens", "Tokens of the prompts.", model)
         self._generated = self._counter("generation_tokens", "Tokens of the answers.", model)
         self._success = self._counter("request_success", "Answers by how they ended.", model, "finished_reason")
         self._first = self._histogram("time_to_first_token_seconds", "Until the first token.", _SHORT_S, model)
         self._between = self._histogram("inter_token_latency_seconds", "Mean time a token.", _TOKEN_S, model)
         self._whole = self._histogram("e2e_request_latency_seconds", "Until the last token.", _SHORT_S, model)
+        self._queued = self._histogram("request_queue_time_seconds", "Before the engine began.", _SHORT_S, model)
+        self._prefill = self._histogram("request_prefill_time_seconds", "Then to the first token.", _SHORT_S, model)
+        self._decode = self._histogram("request_decode_time_seconds", "Then to the last token.", _SHORT_S, model)
         self._prompt_size = self._histogram("request_prompt_tokens", "Tokens of a prompt.", _TOKENS, model)
         self._answer_size = self._histogram("request_generation_tokens", "Tokens of an answer.", _TOKENS, model)
 
@@ -58,9 +62,22 @@ class Metrics:
         self._prompt_size.labels(name).observe(answer["prompt_tokens"])
         self._answer_size.labels(name).observe(tokens)
         if tokens:
-            self._first.labels(name).observe(answer["first_token_s"])
+            self._phases(name, answer)
         if tokens > 1:
             self._between.labels(name).observe((total_s - answer["first_token_s"]) / (tokens - 1))
+
+    def _phases(self, name: str, answer: Mapping[str, Any]) -> None:
+        """Waiting, reading, writing; a model that was registered earlier does not tell how long it waited."""
+        first_s, queued_s = answer["first_token_s"], answer.get("queued_s")
+        self._first.labels(name).observe(first_s)
+        self._decode.labels(name).observe(max(0.0, answer["total_s"] - first_s))
+        if queued_s is not None:
+            self._queued.labels(name).observe(queued_s)
+            self._prefill.labels(name).observe(max(0.0, first_s - queued_s))
+
+    def left(self) -> None:
+        """A caller that closed the connection before its answer was whole."""
+        self._left.labels(self._model_name()).inc()
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -86,9 +103,16 @@ class _EngineCollector(Collector):
         for kind, name, what, value in (
             (GaugeMetricFamily, "num_requests_running", "Answers in the batch.", load.running),
             (GaugeMetricFamily, "num_requests_waiting", "Questions that wait for the batch.", load.waiting),
-            (CounterMetricFamily, "requests_cancelled", "Answers that nobody wanted any more.", load.cancelled),
+            (GaugeMetricFamily, "kv_cache_usage_perc", "Taken share of the cache, 0 to 1.", _cache_usage(load)),
             (CounterMetricFamily, "engine_restarts", "Times that the engine was started afresh.", load.restarts),
         ):
+            if value is None:
+                continue
             family = kind(f"{PREFIX}{name}", what, labels=["model_name"])
             family.add_metric([self._model_name()], value)
             yield family
+
+
+def _cache_usage(load: Any) -> float | None:
+    """None where the engine has no such cache, or the model was registered before it was told."""
+    return getattr(load, "cache_usage", None)

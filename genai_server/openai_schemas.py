@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
+from genai_server.whole import whole
+
 Text = Annotated[str, Field(max_length=20_000)]
-Tokens = Annotated[int | None, Field(ge=1, le=1024)]
+Tokens = Annotated[int | None, Field(ge=1, le=1024), whole]
 
 
 def only(*allowed: Any) -> Any:
@@ -52,24 +54,26 @@ Prompts = Annotated[PromptTexts, BeforeValidator(_listed, json_schema_input_type
 class StreamOptions(BaseModel):
     """`include_usage` asks for one more chunk with the token counts."""
 
+    model_config = ConfigDict(strict=True)
+
     include_usage: bool = False
 
 
 class _Completion(BaseModel):
     """What both kinds of completion have in common."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
 
     model: Annotated[str, Field(min_length=1, max_length=500)]
     max_tokens: Tokens = None
     temperature: Annotated[float | None, Field(ge=0, le=2, description="0, the default: the likeliest token.")] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+    seed: Annotated[int | None, Field(ge=0, lt=2**63), whole] = None
     stop: Stop = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     # not OpenAI's, but usual among servers of open models
-    top_k: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
+    top_k: Annotated[int | None, Field(ge=0, le=1_000_000), whole] = None
     repetition_penalty: Annotated[float | None, Field(ge=0.1, le=10)] = None
     # refused
     n: only(1) = None
@@ -120,7 +124,7 @@ Content = Annotated[Text, BeforeValidator(_joined, json_schema_input_type=Text |
 class Message(BaseModel):
     """One turn."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
@@ -130,7 +134,7 @@ class ChatCompletionRequest(_Completion):
     """A conversation; the last message is the question."""
 
     model_config = ConfigDict(
-        extra="ignore", protected_namespaces=(),
+        extra="ignore", strict=True, protected_namespaces=(),
         json_schema_extra={
             "examples": [
                 {"model": "langchain-e2e-model", "messages": [{"role": "user", "content": "What is MLflow?"}]}
@@ -171,7 +175,7 @@ class CompletionRequest(_Completion):
     """A text that is continued as it stands, without the frozen prompt."""
 
     model_config = ConfigDict(
-        extra="ignore", protected_namespaces=(),
+        extra="ignore", strict=True, protected_namespaces=(),
         json_schema_extra={
             "examples": [
                 {"model": "langchain-e2e-model", "prompt": "Question: What is MLflow?\nAnswer:", "max_tokens": 64}

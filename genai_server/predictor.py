@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 LOADING, READY, FAILED, STOPPING = "loading", "ready", "failed", "stopping"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself: the same version may be loaded twice
 class LoadedModel:
     """A model with what the registry and its own files say of it."""
 
@@ -40,8 +42,9 @@ class Predictor:
 
     def __init__(self, load: Callable[[str], LoadedModel], model_uri: str, queue_limit: int):
         self._load, self._model_uri, self._most = load, model_uri, queue_limit
-        self._accepted = 0
-        self._reloading = asyncio.Lock()
+        self._under_way: Counter[LoadedModel] = Counter()
+        self._retired: set[LoadedModel] = set()  # neither running nor kept for a rollback
+        self._loading = asyncio.Lock()
         self._stopping = False
         self.model: LoadedModel | None = None
         self.previous: LoadedModel | None = None
@@ -60,27 +63,33 @@ class Predictor:
 
     async def start(self) -> None:
         """Load the first model; afterwards `status` is ready or failed."""
-        try:
-            self.model = await self._checked(self._model_uri)
-            log.info("ready: %s version %s", self.model.info["model"], self.model.info["model_version"])
-        except Exception as exc:  # noqa: BLE001 - a model's own code may raise anything while it loads
-            self.failure = _first_line(exc)
-            log.error("the model cannot be served: %s", self.failure)
+        async with self._loading:
+            try:
+                self._swap(await self._checked(self._model_uri))
+            except Exception as exc:  # noqa: BLE001 - a model's own code may raise anything while it loads
+                self.failure = _first_line(exc)
+                log.error("the model cannot be served: %s", self.failure)
 
-    async def reload(self, model_uri: str | None = None) -> LoadedModel:
+    async def reload(self, model_uri: str | None = None, *, waits: bool = False) -> LoadedModel:
         """Load another version beside the running one, check it, and let it answer from the next question on.
 
+        Args:
+            waits: for a version that is being loaded already, in place of a Conflict.
+
         Raises:
-            Conflict: a reload is under way, or the version cannot be loaded or fails its golden prompts; the running
-                version goes on.
+            Conflict: a version is being loaded already, or this one cannot be loaded or fails its golden prompts;
+                the running version goes on.
         """
-        if self._reloading.locked():
-            raise Conflict("A reload is under way already.", "Ask again when it has ended.")
-        async with self._reloading:
+        if self._loading.locked() and not waits:
+            raise Conflict("Another load is under way already.", "Ask again when it has ended.")
+        async with self._loading:
             try:
                 fresh = await self._checked(model_uri or self._model_uri)
             except Exception as exc:
                 raise Conflict(f"The version cannot be served: {_first_line(exc)}", "The running one goes on.") from exc
+            if self._stopping:
+                fresh.answerer.close()
+                raise NotReady("The server is stopping.", "Ask another one.")
             self._swap(fresh)
             return fresh
 
@@ -89,14 +98,23 @@ class Predictor:
         if self.previous is None:
             raise Conflict("There is no version to go back to.")
         self.model, self.previous = self.previous, self.model
-        log.info("rolled back to version %s", self.model.info["model_version"])
+        log.info("rolled back to %s", named(self.model))
         return self.model
 
     def _swap(self, fresh: LoadedModel) -> None:
         oldest, self.previous, self.model = self.previous, self.model, fresh
-        log.info("now answering: %s version %s", fresh.info["model"], fresh.info["model_version"])
+        self.failure = ""
+        log.info("now answering: %s", named(fresh))
         if oldest is not None:
-            oldest.answerer.close_when_idle()
+            self._retired.add(oldest)
+            self._close_if_idle(oldest)
+
+    def _close_if_idle(self, model: LoadedModel) -> None:
+        """End a retired model after its last question."""
+        if model in self._retired and not self._under_way[model]:
+            self._retired.discard(model)
+            # on a thread: an engine takes up to seconds to end, and the event loop has questions to carry
+            threading.Thread(target=model.answerer.close, name="close").start()
 
     async def _checked(self, model_uri: str) -> LoadedModel:
         """Loaded, with its golden prompts answered as at deploy; closed again where they are not."""
@@ -117,13 +135,16 @@ class Predictor:
             raise NotReady("The server is stopping.", "Ask another one.")
         if self.model is None:
             raise NotReady(f"The model is {self.status}.", "Ask again when /health/ready answers 200.")
-        if self._accepted >= self._most:
+        if self._under_way.total() >= self._most:
             raise Overloaded("Too many questions wait already.", "Ask again in a second.")
-        self._accepted += 1
+        model = self.model
+        self._under_way[model] += 1
         try:
-            yield self.model
+            yield model
         finally:
-            self._accepted -= 1
+            self._under_way[model] -= 1
+            self._close_if_idle(model)
+            self._under_way += Counter()  # drops the models that nobody asks
 
     def stop(self) -> None:
         """Not ready any more; what was accepted is finished."""
@@ -131,7 +152,7 @@ class Predictor:
 
     def close(self) -> None:
         """End the engines."""
-        for model in (self.model, self.previous):
+        for model in (self.model, self.previous, *self._retired):
             if model is not None:
                 model.answerer.close()
 
@@ -141,6 +162,12 @@ async def _replay_golden(answerer: Answerer) -> None:
         answer = await answerer.ask({"question": item["question"]}, {"max_new_tokens": item["max_new_tokens"]})
         if answer["token_ids"] != item["token_ids"]:
             raise GoldenMismatch(f"The golden question {item['question']!r} got another answer than at deploy.")
+
+
+def named(model: LoadedModel) -> str:
+    """The model for people; one from a folder may have no version."""
+    version = model.info["model_version"]
+    return f"{model.info['model']} version {version}" if version else model.info["model"]
 
 
 def _first_line(exc: BaseException) -> str:

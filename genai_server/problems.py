@@ -11,11 +11,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from genai_server.errors import ServerError
 
-RETRY_AFTER_S = 1
+RETRY = {"Retry-After": "1"}  # seconds
 OPENAI_PREFIX, MLFLOW_PATH = "/v1/", "/invocations"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -35,9 +37,7 @@ def install(app: FastAPI) -> None:
 
 def response_for(path: str, error: ServerError) -> JSONResponse:
     """The response to a request for `path` that was refused with `error`."""
-    headers: dict[str, str] = {}
-    if error.status in (429, 503):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+    headers = dict(RETRY) if error.status in (429, 503) else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     response = _response(path, error.status, error.code, error.sentence, error.param, headers)
@@ -99,4 +99,14 @@ async def _failed(request: Request, exc: Exception) -> JSONResponse:
 async def _http_error(request: Request, exc: HTTPException) -> JSONResponse:
     """Unknown paths and methods, and what Starlette refuses by itself."""
     code = _HTTP_CODES.get(exc.status_code, "refused")
-    return _response(request.url.path, exc.status_code, code, f"{exc.detail}.", headers=exc.headers)
+    headers = {"Allow": _allowed(request)} if exc.status_code == 405 else exc.headers
+    return _response(request.url.path, exc.status_code, code, f"{exc.detail}.", headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method that the path takes; Starlette names those of the first route that matches."""
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.methods and compile_path(route.path)[0].match(request.url.path):
+            methods |= set(route.methods)
+    return ", ".join(sorted(methods))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from genai_server.answerers import answerer_of
 from genai_server.predictor import LoadedModel
-from genai_server.settings import ServerSettings, model_identity
 
 
 def load_from_mlflow(model_uri: str, tracking_uri: str | None) -> LoadedModel:
@@ -34,7 +34,7 @@ def _info(model_uri: str, prompt: Mapping[str, Any]) -> dict[str, Any]:
         "base_model": None,
         "weights_sha256": None,
     }
-    return info | _registered(model_uri) | _told(model_uri)
+    return info | _registered(model_uri)
 
 
 def _registered(model_uri: str) -> dict[str, Any]:
@@ -57,18 +57,11 @@ def _registered(model_uri: str) -> dict[str, Any]:
     }
 
 
-def _told(model_uri: str) -> dict[str, Any]:
-    """What MODEL_INFO_FILE says of the folder that the server was started with; a registry knows its own versions."""
-    if model_uri.startswith("models:/") or model_uri != ServerSettings.from_env().model_uri:
-        return {}
-    told = model_identity()
-    if not told:
-        return {}
-    return {
-        "model": told["model"].get("name"),
-        "model_version": told["model"].get("version"),
-        "model_alias": told["model"].get("alias"),
-        "run_id": told.get("run_id"),
-        "base_model": told.get("base_model"),
-        "weights_sha256": told.get("weights_sha256"),
-    }
+def as_told(loaded: LoadedModel, identity: Mapping[str, Any]) -> LoadedModel:
+    """A model from a folder, with what MODEL_INFO_FILE says of it; where that says nothing, as it was."""
+    if not identity:
+        return loaded
+    model = identity["model"]
+    told = {"model": model.get("name"), "model_version": model.get("version"), "model_alias": model.get("alias")}
+    told |= {name: identity.get(name) for name in ("run_id", "base_model", "weights_sha256")}
+    return replace(loaded, info={**loaded.info, **told})

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from genai_server.prompt_schemas import PromptAlias, PromptName, Version
+from genai_server.whole import whole
+
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
 MAX_BATCH = 256
 
@@ -14,24 +17,42 @@ class QuestionRequest(BaseModel):
     """One question; every parameter may be left out."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"question": "What is MLflow?", "max_new_tokens": 96}]}
-    )
+        extra="forbid", strict=True,
+        json_schema_extra={
+            "examples": [{"question": "What is MLflow?", "max_new_tokens": 96}],
+            "anyOf": [  # checked where the route reads it
+                {"required": ["question"], "properties": {"question": {"type": "string"}}},
+                {"required": ["variables"], "properties": {"variables": {"minProperties": 1}}},
+            ],
+        },
+    )  # fmt: skip
 
-    question: Annotated[Text, Field(description="What to answer.")]
+    question: Annotated[
+        Text | None, Field(description="What to answer; may be left out where variables are given.")
+    ] = None
     history: Annotated[
         list[Text], Field(max_length=100, description="Earlier turns: question, answer, question, answer, ...")
     ] = []
-    max_new_tokens: Annotated[int | None, Field(ge=1, le=1024, description="Longest answer in tokens.")] = None
+    max_new_tokens: Annotated[int | None, Field(ge=1, le=1024, description="Longest answer in tokens."), whole] = None
     temperature: Annotated[float | None, Field(ge=0, le=5, description="0 = always the likeliest token.")] = None
     top_p: Annotated[float | None, Field(gt=0, le=1, description="1 = all tokens.")] = None
-    top_k: Annotated[int | None, Field(ge=0, le=1_000_000, description="0 = all tokens.")] = None
+    top_k: Annotated[int | None, Field(ge=0, le=1_000_000, description="0 = all tokens."), whole] = None
     repetition_penalty: Annotated[float | None, Field(ge=0.1, le=10, description="1 = none.")] = None
-    seed: Annotated[int | None, Field(ge=0, lt=2**63, description="Makes sampling repeatable.")] = None
+    seed: Annotated[int | None, Field(ge=0, lt=2**63, description="Makes sampling repeatable."), whole] = None
     stop: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=200)]] | None,
         Field(max_length=8, description="The answer ends before these."),
     ] = None
     timeout_s: Annotated[float | None, Field(gt=0, le=3600, description="Then the answer so far is returned.")] = None
+    prompt_name: Annotated[
+        PromptName | None, Field(description="A prompt of MLflow's registry, in place of the one in production.")
+    ] = None
+    prompt_version: Annotated[Version | None, Field(description="Its version; or"), whole] = None
+    prompt_alias: Annotated[PromptAlias | None, Field(description="its alias; by default production.")] = None
+    variables: Annotated[
+        dict[PromptName, Annotated[str, Field(max_length=20_000)]],
+        Field(max_length=50, description="What the prompt's variables stand for; {{question}} is the question."),
+    ] = {}
 
 
 class AnswerResponse(BaseModel):
@@ -44,8 +65,8 @@ class AnswerResponse(BaseModel):
                 {
                     "answer": "MLflow is an open-source platform for the machine learning lifecycle.",
                     "finish_reason": "stop", "prompt_tokens": 10, "completion_tokens": 14, "first_token_s": 0.003,
-                    "total_s": 0.02, "warnings": [], "model": "langchain-e2e-model", "model_version": "1",
-                    "prompt": "qa-simple/1", "request_id": "5f2b",
+                    "total_s": 0.02, "queued_s": 0.001, "warnings": [], "model": "langchain-e2e-model",
+                    "model_version": "1", "prompt": "qa-simple/1", "prompt_source": "live", "request_id": "5f2b",
                 }
             ]
         },
@@ -57,10 +78,14 @@ class AnswerResponse(BaseModel):
     completion_tokens: int | None = None
     first_token_s: float | None = None
     total_s: float | None = None
+    queued_s: Annotated[float | None, Field(description="Of total_s: before the engine began.")] = None
     warnings: list[str] = []
     model: str
     model_version: str | None
     prompt: str
+    prompt_source: Annotated[
+        str, Field(description="live (in production now), disk (its last good copy), model (frozen in it), or named")
+    ] = "model"
     request_id: Annotated[str, Field(description="Name it in /feedback.")]
 
 
@@ -104,8 +129,9 @@ class FeedbackRequest(BaseModel):
     """A score or a comment on an answer."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"request_id": "5f2b", "name": "helpful", "value": True}]}
-    )
+        extra="forbid", strict=True,
+        json_schema_extra={"examples": [{"request_id": "5f2b", "name": "helpful", "value": True}]},
+    )  # fmt: skip
 
     request_id: Annotated[str, Field(min_length=1, max_length=128, description="X-Request-ID of the answer.")]
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$", description="What is judged.")] = "score"
@@ -134,6 +160,13 @@ class ReloadRequest(BaseModel):
     model_uri: Annotated[str | None, Field(min_length=1, max_length=500)] = None
 
 
+class WebhookResponse(BaseModel):
+    """What the event led to."""
+
+    status: Literal["loading", "ignored"]
+    detail: str
+
+
 class ModelInfo(BaseModel):
     """Who answers."""
 
@@ -143,7 +176,9 @@ class ModelInfo(BaseModel):
     model_uri: str
     model_version: str | None
     model_alias: str | None
-    prompt: str
+    prompt: Annotated[str, Field(description="The one frozen in the model.")]
+    prompt_in_use: Annotated[str | None, Field(description="The one that answers are made with now.")] = None
+    prompt_source: Annotated[str | None, Field(description="live, disk or model")] = None
     turn_format: str | None
     run_id: str | None
     base_model: str | None
@@ -158,6 +193,14 @@ class Health(BaseModel):
     detail: str = ""
 
 
+class FieldError(BaseModel):
+    """What is wrong with one field."""
+
+    loc: list[str]
+    msg: str
+    type: str
+
+
 class Problem(BaseModel):
     """An error, in the form of RFC 9457."""
 
@@ -167,3 +210,4 @@ class Problem(BaseModel):
     detail: str
     instance: str
     code: str
+    errors: list[FieldError] = []

@@ -15,6 +15,8 @@ from genai_server.logs import FORMATS, LEVELS
 
 _HOST = re.compile(r"\*|(\*\.)?[^*:/\s]+|\[[0-9a-fA-F:.]+\]")
 _ORIGIN = re.compile(r"\*|https?://[^*/\s]+")
+_ALIASED = re.compile(r"models:/([^/@]+)@([^/@]+)")
+PROMPT_REFRESH_S = 30.0
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -36,7 +38,11 @@ class ServerSettings:
     trace_sampling_ratio: float = 0.0  # share of requests that are traced to MLflow
     trace_experiment: str = "serving"  # MLflow experiment of the traces
     trace_texts: bool = False  # whether questions and answers stand in the traces
+    model_identity: Mapping[str, Any] = field(default_factory=dict, repr=False)  # who the model in a folder is
+    webhook_secret: str = field(default="", repr=False)  # of MLflow's webhook; empty = no such route
     feedback_file: str = "local_staging/feedback.jsonl"  # ledger of the feedback that reached no MLflow
+    prompt_refresh_s: float | None = None  # how often the prompt in production is looked up; None = see `refresh_s`
+    prompt_file: str = "local_staging/prompt.json"  # its last good copy
     log_format: str = "text"
     log_level: str = "info"
 
@@ -54,8 +60,34 @@ class ServerSettings:
         _require(0 < self.grace_s <= 600, "GRACE_S", self.grace_s, "above 0, up to 600")
         ratio = self.trace_sampling_ratio
         _require(0 <= ratio <= 1, "MLFLOW_TRACE_SAMPLING_RATIO", ratio, "from 0 to 1")
+        refresh = self.prompt_refresh_s
+        _require(refresh is None or 0 <= refresh <= 86400, "PROMPT_REFRESH_S", refresh, "from 0 (never) to 86400")
+        if self.webhook_secret:
+            is_long = len(self.webhook_secret) >= 8
+            _require(is_long, "WEBHOOK_SECRET or WEBHOOK_SECRET_FILE", "too short", "of 8 characters or more")
+            allowed = "like models:/NAME@ALIAS, or leave WEBHOOK_SECRET out"
+            _require(self.followed is not None, "MLFLOW_MODEL_URI", self.model_uri, allowed)
         _require(self.log_format in FORMATS, "LOG_FORMAT", self.log_format, f"of {', '.join(FORMATS)}")
         _require(self.log_level in LEVELS, "LOG_LEVEL", self.log_level, f"of {', '.join(LEVELS)}")
+
+    @property
+    def followed(self) -> tuple[str, str] | None:
+        """Name and alias of the model, where its address has an alias that may move."""
+        found = _ALIASED.fullmatch(self.model_uri)
+        return (found[1], found[2]) if found else None
+
+    @property
+    def has_registry(self) -> bool:
+        """Whether there is an MLflow to look prompts up in: it was named, or the model comes from one."""
+        return bool(self.tracking_uri) or self.model_uri.startswith("models:/")
+
+    @property
+    def refresh_s(self) -> float:
+        """How often the prompt in production is looked up; 0 = never. A model in a folder, as in a bundle, keeps
+        the prompt it was exported with, unless PROMPT_REFRESH_S is set."""
+        if self.prompt_refresh_s is not None:
+            return self.prompt_refresh_s
+        return PROMPT_REFRESH_S if self.model_uri.startswith("models:/") else 0.0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -75,7 +107,11 @@ class ServerSettings:
             trace_sampling_ratio=_number(env, "MLFLOW_TRACE_SAMPLING_RATIO", cls.trace_sampling_ratio, float),
             trace_experiment=env.get("MLFLOW_EXPERIMENT_NAME") or cls.trace_experiment,
             trace_texts=_flag(env, "TRACE_TEXTS"),
+            model_identity=model_identity(env),
+            webhook_secret=_webhook_secret(env),
             feedback_file=env.get("FEEDBACK_FILE") or cls.feedback_file,
+            prompt_refresh_s=_number(env, "PROMPT_REFRESH_S", None, float),
+            prompt_file=env.get("PROMPT_FILE") or cls.prompt_file,
             log_format=(env.get("LOG_FORMAT") or cls.log_format).lower(),
             log_level=(env.get("LOG_LEVEL") or cls.log_level).lower(),
         )
@@ -122,6 +158,19 @@ def _keys(env: Mapping[str, str]) -> tuple[str, ...]:
     if not keys:
         raise SettingsError("API_KEYS_FILE holds no key; write one a line, or leave the variable out.")
     return (*given, *keys)
+
+
+def _webhook_secret(env: Mapping[str, str]) -> str:
+    """From WEBHOOK_SECRET or the file WEBHOOK_SECRET_FILE. A file that is named must be there and hold one."""
+    path = env.get("WEBHOOK_SECRET_FILE")
+    if not path:
+        return env.get("WEBHOOK_SECRET") or ""
+    try:
+        secret = Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"WEBHOOK_SECRET_FILE cannot be read ({type(exc).__name__}); name a text file.") from exc
+    _require(bool(secret), "WEBHOOK_SECRET_FILE", "empty", "with the secret in it")
+    return secret
 
 
 def model_identity(env: Mapping[str, str] = os.environ) -> Mapping[str, Any]:

@@ -13,6 +13,16 @@ PING_EVERY_S = 15.0
 PING = b": ping\n\n"
 # Proxies are not to keep, join or compress the pieces.
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+# A stream in the OpenAPI document: what every event is.
+CONTENT = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "required": ["data"],
+            "properties": {"data": {"type": "string", "description": "JSON"}, "event": {"type": "string"}},
+        }
+    }
+}
 
 
 def event(data: Any, name: str | None = None) -> bytes:

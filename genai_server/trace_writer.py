@@ -32,9 +32,8 @@ def main() -> None:
 
 
 def write(record: dict) -> None:
-    """One trace: the request, and below it reading the prompt and writing the answer."""
+    """One trace: the request, and below it what was done. One that failed has an error, and nothing below it."""
     import mlflow
-    from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
 
     with _continued(record["traceparent"]):
         root = mlflow.start_span_no_context(
@@ -45,13 +44,42 @@ def write(record: dict) -> None:
             tags=record["tags"],
             start_time_ns=record["start_ns"],
         )
-        for name, start, end in (("prefill", "start_ns", "first_token_ns"), ("decode", "first_token_ns", "end_ns")):
+        for name, start, end in _phases(record):
             span = mlflow.start_span_no_context(name, span_type="LLM", parent_span=root, start_time_ns=record[start])
             span.end(end_time_ns=record[end])
-        root.end(outputs=record["outputs"], end_time_ns=record["end_ns"])
-    if record["traceparent"] and root.trace_id != NO_OP_SPAN_TRACE_ID:  # MLflow keeps no tags of a caller's trace
-        for name, value in record["tags"].items():
-            mlflow.MlflowClient().set_trace_tag(root.trace_id, name, value)
+        status = "ERROR" if record["error_type"] else "OK"
+        root.end(outputs=record["outputs"], status=status, end_time_ns=record["end_ns"])
+    if record["traceparent"]:
+        _complete(root.trace_id, record)
+
+
+def _phases(record: dict) -> list[tuple[str, str, str]]:
+    """Name, start and end of each: waiting (if any), reading the prompt, writing the answer."""
+    if record["error_type"]:
+        return []
+    phases = [("prefill", "begun_ns", "first_token_ns"), ("decode", "first_token_ns", "end_ns")]
+    return [("queue", "start_ns", "begun_ns"), *phases] if record["begun_ns"] > record["start_ns"] else phases
+
+
+def _complete(trace_id: str, record: dict) -> None:
+    """What MLflow leaves out of a caller's trace: the tags, and its end.
+
+    A trace is in progress until its root arrives, which a caller may send elsewhere, or never. One whose root
+    comes later is the caller's again: MLflow then takes over what the caller says.
+    """
+    import mlflow
+    from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
+    from mlflow.entities.trace_state import TraceState
+    from mlflow.tracing.client import TracingClient
+
+    if trace_id == NO_OP_SPAN_TRACE_ID:
+        return
+    for name, value in record["tags"].items():
+        mlflow.MlflowClient().set_trace_tag(trace_id, name, value)
+    info = TracingClient().get_trace_info(trace_id)
+    if info.state == TraceState.IN_PROGRESS:
+        info.state = TraceState.ERROR if record["error_type"] else TraceState.OK
+        TracingClient().start_trace(info)
 
 
 def _continued(traceparent: str | None) -> contextlib.AbstractContextManager:

@@ -73,10 +73,22 @@ class Tracer:
         self, asked: Asked, answer: Mapping[str, Any], info: Mapping[str, Any], started_ns: int, ended_ns: int
     ) -> None:
         """Take a finished request; costs microseconds, whatever MLflow does."""
-        if self._writer is None or random.random() >= self._ratio:
-            return
+        if self._is_sampled():
+            self._put(self._record(asked, answer, info, started_ns, ended_ns))
+
+    def failed(self, asked: Asked, error_type: str, info: Mapping[str, Any], started_ns: int, ended_ns: int) -> None:
+        """Take a request that the model did not answer; `error_type` is a word for programs, no text."""
+        if self._is_sampled():
+            record = self._record(asked, {"finish_reason": "error"}, info, started_ns, ended_ns)
+            told = {"attributes": record["attributes"] | {"error.type": error_type}, "error_type": error_type}
+            self._put(record | told)
+
+    def _is_sampled(self) -> bool:
+        return self._writer is not None and random.random() < self._ratio
+
+    def _put(self, record: dict[str, Any]) -> None:
         try:
-            self._queue.put_nowait(self._record(asked, answer, info, started_ns, ended_ns))
+            self._queue.put_nowait(record)
         except queue.Full:
             self.dropped += 1
 
@@ -84,9 +96,11 @@ class Tracer:
         self, asked: Asked, answer: Mapping[str, Any], info: Mapping[str, Any], started_ns: int, ended_ns: int
     ) -> dict[str, Any]:
         first_ns = started_ns + int(answer.get("first_token_s", 0) * 1e9)
+        begun_ns = started_ns + int(answer.get("queued_s", 0) * 1e9)
         return {
             "name": f"{asked.operation} {info['model']}",
             "start_ns": started_ns,
+            "begun_ns": min(begun_ns, first_ns, ended_ns),
             "first_token_ns": min(first_ns, ended_ns),
             "end_ns": ended_ns,
             "attributes": attributes(asked, answer, info),
@@ -96,6 +110,7 @@ class Tracer:
                 "prompt": info["prompt"],
             },
             "traceparent": asked.traceparent,
+            "error_type": None,
             "inputs": dict(asked.question) if self._with_texts else {},
             "outputs": {"answer": answer.get("answer")} if self._with_texts else {},
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -26,6 +27,18 @@ def isolated(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_S3_", "MLFLOW_BOTO_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # else a missing key is looked for in the network
+
+
+@pytest.fixture(scope="session")
+def s3_store(tmp_path_factory):
+    """A real S3 store for this test process; a test that kills it starts it again."""
+    from s3_store import running
+
+    with running(tmp_path_factory.mktemp("s3-store")) as store:
+        yield store
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -80,11 +93,23 @@ def tiny_gpt2(tmp_path_factory) -> Path:
     return make_gpt2(tmp_path_factory.mktemp("models") / "tiny-gpt2")
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """MLflow's tables with nothing in them; to be copied, since MLflow takes seconds to make them."""
+    from genai_lifecycle.tracking.store import _make_database
+
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    _make_database(f"sqlite:///{file}")
+    return file
+
+
 @pytest.fixture
-def store(make_config):
+def store(make_config, empty_database, tmp_path):
     """An opened SQLite store of its own."""
     from genai_lifecycle.tracking.store import open_store
 
+    (tmp_path / "db").mkdir()
+    shutil.copyfile(empty_database, tmp_path / "db" / "mlflow.db")
     return open_store(make_config(tracking_uri=make_config().backend_store_uri))
 
 
@@ -116,6 +141,7 @@ class StandIn:
     """A model for the server that always gives the same answer, or waits until it is released."""
 
     prompt: dict = {}
+    takes_prompts = False
 
     def __init__(self, answer: dict, golden: list[dict] | None = None, hold: object | None = None):
         self.said, self.golden, self.hold = answer, golden or [], hold

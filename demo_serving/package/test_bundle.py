@@ -28,6 +28,7 @@ TIMEOUT_S = 120.0
 JSON = "application/json"
 ASK_AGAIN_S = 0.2
 METHODS = ("get", "post", "put", "patch", "delete")
+CLOSED = ("/admin/", "/prompts")  # what these paths begin with asks for a key
 
 
 class Mismatch(Exception):
@@ -75,6 +76,11 @@ class Server:
     def post(self, path: str, body: Any, *, content_type: str = JSON, route: str = "", with_key: bool = True) -> Reply:
         data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         return self._send("POST", path, data, {"Content-Type": content_type}, route, with_key)
+
+    def ask(self, method: str, path: str, body: Any, *, route: str, with_key: bool) -> Reply:
+        """Any other method, with a JSON body."""
+        data = json.dumps(body).encode()
+        return self._send(method, path, data, {"Content-Type": JSON}, route, with_key)
 
     def _send(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str], route: str, with_key: bool
@@ -288,12 +294,14 @@ class Questions:
         holds("the requests to /ask are not counted", any('"/ask"' in line for line in samples))
         return f"{len(samples)} samples"
 
-    def admin(self) -> str:
-        """Closed without keys; with keys, closed to whoever has none."""
+    def closed(self) -> str:
+        """What changes the server or the registry: closed without keys; with keys, closed to whoever has none."""
         status = 401 if self._has_keys() else 403
-        for path in ("/admin/reload", "/admin/rollback"):
-            answered(self.server.post(path, {}, with_key=False), status)
-        return f"closed ({status})"
+        routes = sorted(route for route in _routes(self.expected.openapi) if route[1].startswith(CLOSED))
+        for method, path in routes:
+            reply = self.server.ask(method, re.sub(r"{[^}]*}", "any", path), {}, route=path, with_key=False)
+            holds(f"{method} {path} answers {reply.status}, not {status}", reply.status == status)
+        return f"{len(routes)} routes closed ({status})"
 
     def refusals(self) -> str:
         """One plain sentence for what is wrong, never a 500."""
@@ -374,7 +382,7 @@ def checks_of(questions: Questions) -> list[tuple[str, Callable[[], str]]]:
         ("POST /v1/chat/completions", questions.chat), ("  the same, streamed", questions.chat_stream),
         ("POST /v1/completions", questions.completions), ("  the same, streamed", questions.completions_stream),
         ("GET /ping /version", questions.mlflow), ("POST /feedback", questions.feedback),
-        ("GET /metrics", questions.metrics), ("POST /admin/...", questions.admin),
+        ("GET /metrics", questions.metrics), ("/admin/... /prompts/...", questions.closed),
         ("wrong requests", questions.refusals), ("every route was asked", questions.every_route),
     ]  # fmt: skip
 

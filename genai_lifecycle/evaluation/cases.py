@@ -1,66 +1,58 @@
-"""Cases: questions with their reference answers, read from JSON lines."""
+"""Cases: what is asked, what should come back. How they are written in files is in `case_files.py`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from genai_lifecycle.errors import CasesInvalid
-
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON's escapes can name one; UTF-8 cannot hold it
-_HINT = 'Each line is {"question": "...", "reference": "..."}, for example as in bundled_model/corpus/cases.jsonl.'
+from genai_lifecycle.evaluation.checks import Assertion
 
 
 @dataclass(frozen=True)
 class Case:
-    """A question and the answer it should get."""
+    """A question, the answer it should get, and what must be true of any answer."""
 
-    question: str
-    reference: str
+    question: str  # empty where the prompt's variables are others
+    reference: str = ""  # empty: none
+    variables: Mapping[str, str] = field(default_factory=dict, hash=False)  # of the prompt, beside `question`
+    checks: tuple[Assertion, ...] = ()
+    threshold: float | None = None  # weighted mean of the checks that is enough; None: every check must pass
+    name: str = ""  # what a file calls it
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Every variable that a prompt may use."""
+        return ({"question": self.question} if self.question else {}) | dict(self.variables)
 
 
 def load_cases(path: Path) -> list[Case]:
-    """Read a case file; blank lines are skipped.
+    """Cases for the experiment and the test: each has a question and a reference.
 
     Raises:
         CasesInvalid: the file is missing, unreadable, empty or malformed; the message has the line's number.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as exc:
-        raise CasesInvalid(f"The case file {path} cannot be read: {exc.strerror}.", hint=_HINT) from exc
-    except UnicodeDecodeError as exc:
-        raise CasesInvalid(f"The case file {path} is not UTF-8 text (byte {exc.start}).", hint=_HINT) from exc
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise CasesInvalid(f"The case file {path} is empty.", hint=_HINT)
-    return [_case(path, number, line) for number, line in lines]
+    from genai_lifecycle.evaluation.case_files import HINT, read_case_file
 
-
-def _case(path: Path, number: int, line: str) -> Case:
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as exc:
-        raise CasesInvalid(f"{path}, line {number}: not valid JSON ({exc.msg}).", hint=_HINT) from exc
-    if not isinstance(item, dict):
-        raise CasesInvalid(f"{path}, line {number}: not an object.", hint=_HINT)
-    for name in ("question", "reference"):
-        if not _is_text(item.get(name)):
-            raise CasesInvalid(f"{path}, line {number}: {name!r} is missing or not a text.", hint=_HINT)
-    return Case(item["question"], item["reference"])
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and not _HALF_CHARACTER.search(value)
+    found = read_case_file(path)
+    for case, line in zip(found.cases, found.lines, strict=True):
+        for name, text in (("question", case.question), ("reference", case.reference)):
+            if not text:
+                raise CasesInvalid(f"{path}, line {line}: {name!r} is missing or not a text.", hint=HINT)
+    return list(found.cases)
 
 
 def cases_sha256(cases: Sequence[Case]) -> str:
     """Tells whether two scores are over the same cases, in the same order."""
-    return hashlib.sha256(json.dumps([[case.question, case.reference] for case in cases]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_identity(case) for case in cases]).encode()).hexdigest()
+
+
+def _identity(case: Case) -> list[object]:
+    more = [dict(case.variables), [asdict(check) for check in case.checks], case.threshold]
+    return [case.question, case.reference, *(more if any(more) else [])]
 
 
 def spread(cases: Sequence[Case], count: int) -> list[Case]:

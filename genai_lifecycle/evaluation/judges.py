@@ -31,11 +31,18 @@ def judge(model: str | None, answers: Sequence[tuple[Case, str]]) -> Judged:
         model: MLflow's address of the judge, for example `openai:/gpt-4o-mini`; the endpoint and its key come
             from OPENAI_BASE_URL (or OPENAI_API_BASE) and OPENAI_API_KEY.
     """
+    if why := why_not(model):
+        return _skipped(why)
+    return _ask(model or "", answers)
+
+
+def why_not(model: str | None) -> str:
+    """Why no judge can be asked; empty when one can."""
     if not model:
-        return _skipped("no judge model is configured (--judge-model or LIFECYCLE_JUDGE_MODEL)")
+        return "no judge model is configured (--judge-model or LIFECYCLE_JUDGE_MODEL)"
     if model.startswith("openai:/") and not os.environ.get("OPENAI_API_KEY"):
-        return _skipped("OPENAI_API_KEY is not set (any text will do for a local endpoint)")
-    return _ask(model, answers)
+        return "OPENAI_API_KEY is not set (any text will do for a local endpoint)"
+    return ""
 
 
 def _skipped(why: str) -> Judged:

@@ -1,11 +1,11 @@
-"""PNG plots of an experiment. matplotlib is imported when the first plot is drawn."""
+"""PNG plots of an experiment and of an evaluation. matplotlib is imported when the first plot is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from genai_lifecycle.results import TemplateScore
+from genai_lifecycle.results import TemplateScore, Verdict
 
 _SIZE_INCHES, _DPI, _COLOUR = (7, 3.2), 120, "#3b6ea5"
 
@@ -33,6 +33,21 @@ def speed(scores: Sequence[TemplateScore], path: Path) -> None:
         color=_COLOUR,
     )
     axes.set_xlabel("tokens per second (higher is better)")
+    axes.invert_yaxis()
+    figure.savefig(path)
+
+
+def differences(verdict: Verdict, path: Path) -> None:
+    """How far the leader is ahead of each other prompt, with the interval of the comparison."""
+    figure, axes = _figure(f"{verdict.comparisons[0].leader} minus each other prompt, {verdict.cases} cases, paired")
+    names = [item.other for item in verdict.comparisons]
+    means = [item.difference.mean for item in verdict.comparisons]
+    below = [item.difference.mean - item.difference.low for item in verdict.comparisons]
+    above = [item.difference.high - item.difference.mean for item in verdict.comparisons]
+    axes.errorbar(means, names, xerr=[below, above], fmt="o", capsize=4, color=_COLOUR)
+    axes.axvline(0, color="#888888", linewidth=1)
+    axes.set_xlabel(f"difference of {verdict.metric} (right of 0: the leader is better)")
+    axes.margins(y=0.3)
     axes.invert_yaxis()
     figure.savefig(path)
 

@@ -8,6 +8,7 @@ from collections import Counter
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> list[str]:
@@ -24,6 +25,41 @@ def token_f1(answer: str, reference: str) -> float:
     return 2 * shared / (given.total() + wanted.total())
 
 
+def exact_match(answer: str, reference: str) -> float:
+    """1 when both have the same words in the same order (SQuAD's exact match), else 0."""
+    return float(words(answer) == words(reference))
+
+
+def rouge_l(answer: str, reference: str) -> float:
+    """ROUGE-L, 0 to 1: longest common subsequence of words as an F-measure with beta 1 (Lin 2004, section 3)."""
+    from rapidfuzz.distance import LCSseq
+
+    given, wanted = _rouge_words(answer), _rouge_words(reference)
+    return _f_measure(LCSseq.similarity(given, wanted), len(given), len(wanted))
+
+
+def rouge_n(answer: str, reference: str) -> float:
+    """ROUGE-1, 0 to 1: shared words as an F-measure with beta 1 (Lin 2004, section 2); promptfoo calls it rouge-n."""
+    given, wanted = Counter(_rouge_words(answer)), Counter(_rouge_words(reference))
+    return _f_measure((given & wanted).total(), given.total(), wanted.total())
+
+
+def _rouge_words(text: str) -> list[str]:
+    """Lower-case words; of every script, where Google's rouge-score knows a to z only."""
+    return _WORD.findall(text.lower())
+
+
+def _f_measure(shared: int, given: int, wanted: int) -> float:
+    return 2 * shared / (given + wanted) if given and wanted else float(given == wanted)
+
+
+def levenshtein(answer: str, reference: str) -> int:
+    """Characters to insert, delete or replace to turn one into the other (Levenshtein 1966)."""
+    from rapidfuzz.distance import Levenshtein
+
+    return Levenshtein.distance(answer, reference)
+
+
 def repetition(answer: str, size: int = 3) -> float:
     """Share of word n-grams that occurred before in the same answer, 0 (none) to 1."""
     items = words(answer)
@@ -34,3 +70,6 @@ def repetition(answer: str, size: int = 3) -> float:
 def succeeded(answer: str, finish_reason: str) -> bool:
     """An answer counts as a success when there is text, it was not cut off by a deadline, and it does not loop."""
     return bool(answer.strip()) and finish_reason in ("stop", "length") and repetition(answer) < 0.5
+
+
+AGAINST_REFERENCE = {"token_f1": token_f1, "rouge_l": rouge_l, "exact_match": exact_match}  # each 0 to 1

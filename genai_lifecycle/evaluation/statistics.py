@@ -2,54 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from genai_lifecycle.results import Interval, Verdict
+from genai_lifecycle.results import Comparison, Interval, Verdict
 
-RESAMPLES = 2000
+ALPHA = 0.05  # how often equal prompts may win by chance
+POWER = 0.8  # how surely the named number of cases would show a difference as large as the one seen
+RESAMPLES = 10_000
+_BATCH = 100  # resamples held in memory together
+_MOST_CASES = 10_000  # a tie that needs more is one that no case file settles
 
 
 def mean_interval(values: Sequence[float], seed: int, confidence: float = 0.95) -> Interval:
-    """Mean with its percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
+    """Mean with its bootstrap interval; see `mean_intervals`.
 
     With fewer than two values, or equal ones, the interval is the mean itself.
     """
     import numpy as np
-    from scipy.stats import bootstrap
 
     data = np.asarray(values, dtype=float)
     mean = float(data.mean())
     if len(data) < 2 or np.ptp(data) == 0:
         return Interval(mean, mean, mean, confidence)
-    found = bootstrap(
-        (data,), np.mean, n_resamples=RESAMPLES, confidence_level=confidence, method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return Interval(mean, float(found.low), float(found.high), confidence)
+    lows, highs = mean_intervals(data[None], seed, confidence)
+    return Interval(mean, float(lows[0]), float(highs[0]), confidence)
 
 
-def verdict(scores: dict[str, Sequence[float]], *, metric: str, seed: int, incumbent: str | None = None) -> Verdict:
-    """The leading prompt against each other one, paired case by case.
+def mean_intervals(rows: Any, seed: int, confidence: float = 0.95, resamples: int = RESAMPLES) -> tuple[Any, Any]:
+    """Lower and upper ends of the mean's interval for each row (rows, cases).
 
-    The interval is that of the comparison with the runner-up. Its confidence is raised for the number of
-    comparisons the leader must win (Bonferroni), so that of several equal prompts one wins by chance in at
-    most 5 %. The leader wins when the interval lies above 0; else it is a tie, and the `incumbent` (the
-    prompt in production) stays if it is not clearly worse than the leader.
-
-    Args:
-        scores: at least two prompts; every list has one score for each case, in the same order.
+    Percentile bootstrap (Efron & Tibshirani 1993, chapter 13), its levels widened for few cases as Hesterberg
+    (2015, "What Teachers Should Know about the Bootstrap", section 3.3) advises: the plain one covers the
+    truth in 93 % where it says 95 %.
     """
-    ranked = sorted(scores, key=lambda name: -sum(scores[name]))
-    leader, runner_up = ranked[:2]
-    confidence = 1 - 0.05 / (len(ranked) - 1)
-    differences = {name: paired_difference(scores[leader], scores[name], seed, confidence) for name in ranked[1:]}
-    difference = differences[runner_up]
-    if difference.low > 0:
-        return Verdict("win", leader, runner_up, metric, difference)
-    stays = incumbent in differences and differences[incumbent].low <= 0
-    return Verdict("tie", incumbent if stays else leader, runner_up, metric, difference)
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (np.asarray(rows, dtype=float),), np.mean, axis=-1, n_resamples=resamples, method="percentile", batch=_BATCH,
+        confidence_level=_widened(confidence, np.shape(rows)[-1]), rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return found.low, found.high
+
+
+def _widened(confidence: float, cases: int) -> float:
+    """The level at which a percentile interval of so few cases covers as often as `confidence` says."""
+    from scipy.stats import norm, t
+
+    reach = t.isf((1 - confidence) / 2, cases - 1) * (cases / (cases - 1)) ** 0.5
+    return float(1 - 2 * norm.sf(reach))
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], seed: int, confidence: float) -> Interval:
     """Interval of the mean of `first - second`, case by case."""
-    return mean_interval([a - b for a, b in zip(first, second, strict=True)], seed, confidence)
+    return mean_interval(_differences(first, second), seed, confidence)
+
+
+def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(first, second, strict=True)]
+
+
+# --- verdict --------------------------------------------------------------------------------------
+
+
+def verdict(scores: Mapping[str, Sequence[float]], *, metric: str, seed: int, incumbent: str | None = None) -> Verdict:
+    """The leading prompt against each other one, paired case by case.
+
+    The leader wins when it beats every other prompt at the level that Holm's procedure gives the comparison, so
+    that of several equal prompts one wins by chance in at most 5 %. Else it is a tie, and the `incumbent` (the
+    prompt in production) stays if it is not clearly worse than the leader.
+
+    Args:
+        scores: at least two prompts; every list has one score for each case, in the same order; higher is better.
+    """
+    ranked = sorted(scores, key=lambda name: -sum(scores[name]))
+    leader, cases = ranked[0], len(scores[ranked[0]])
+    compared = compare(leader, {name: _differences(scores[leader], scores[name]) for name in ranked[1:]}, seed)
+    if all(item.outcome == "win" for item in compared):
+        runner_up = next(item for item in compared if item.other == ranked[1])
+        return Verdict("win", leader, ranked[1], metric, runner_up.difference, cases, None, compared)
+    closest = next(item for item in compared if item.outcome == "tie")
+    stays = any(item.other == incumbent and item.outcome == "tie" for item in compared)
+    needed = more_cases(_differences(scores[leader], scores[closest.other]), closest.difference.confidence)
+    winner = incumbent if stays and incumbent is not None else leader
+    return Verdict("tie", winner, closest.other, metric, closest.difference, cases, needed, compared)
+
+
+def compare(leader: str, differences: Mapping[str, Sequence[float]], seed: int) -> tuple[Comparison, ...]:
+    """One comparison for each other prompt, the surest first, by Holm's step-down procedure.
+
+    Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6 (1979):
+    step i of m is made at the level ALPHA / (m - i); after the first that fails, none counts as a win.
+    """
+    p_values = {name: p_value(values, seed) for name, values in differences.items()}
+    ordered = sorted(differences, key=lambda name: (p_values[name], -sum(differences[name])))
+    found, wins, adjusted = [], True, 0.0
+    for step, name in enumerate(ordered):
+        left = len(ordered) - step
+        interval = mean_interval(differences[name], seed, 1 - ALPHA / left)
+        wins = wins and interval.low > 0 and len(differences[name]) > 1
+        adjusted = min(1.0, max(adjusted, p_values[name] * left))
+        found.append(Comparison(leader, name, "win" if wins else "tie", interval, adjusted))
+    return tuple(found)
+
+
+def p_value(differences: Sequence[float], seed: int) -> float:
+    """Two-sided p-value of a mean of 0: the level at which the interval would just touch 0."""
+    import numpy as np
+    from scipy.stats import bootstrap, norm, t
+
+    data = np.asarray(differences, dtype=float)
+    cases = len(data)
+    if cases < 2 or np.ptp(data) == 0:
+        return 0.0 if cases > 1 and data[0] else 1.0
+    drawn = bootstrap(
+        (data,), np.mean, n_resamples=RESAMPLES, method="percentile", batch=_BATCH, rng=np.random.default_rng(seed)
+    ).bootstrap_distribution
+    beyond = np.count_nonzero(drawn <= 0) if data.mean() > 0 else np.count_nonzero(drawn >= 0)
+    share = (beyond + 1) / (len(drawn) + 1)  # never 0 (Davison & Hinkley 1997, section 4.2)
+    return float(min(1.0, 2 * t.sf(norm.isf(share) * ((cases - 1) / cases) ** 0.5, cases - 1)))
+
+
+def more_cases(differences: Sequence[float], confidence: float = 0.95) -> int | None:
+    """About how many more cases would show a difference as large as this one in POWER of all trials.
+
+    The usual formula for a paired mean, ((z + z') * sd / mean)^2 (Cohen 1988, chapter 2). None when the mean is 0,
+    or so small that over 10,000 cases would be needed.
+    """
+    import numpy as np
+    from scipy.stats import norm
+
+    data = np.asarray(differences, dtype=float)
+    mean = abs(float(data.mean()))
+    if len(data) < 2 or mean == 0:
+        return None
+    reach = norm.isf((1 - confidence) / 2) + norm.ppf(POWER)
+    wanted = (reach * float(data.std(ddof=1)) / mean) ** 2
+    return _rounded(max(1.0, wanted - len(data))) if wanted <= _MOST_CASES else None
+
+
+def _rounded(count: float) -> int:
+    """Two digits are more than such an estimate is good for."""
+    step = 1 if count < 20 else 10 if count < 1000 else 100
+    return int(-(-count // step) * step)

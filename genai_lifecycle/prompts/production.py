@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.errors import NotFound
+from genai_lifecycle.errors import ConfigError, NotFound
 from genai_lifecycle.evaluation.report import PROMPTS_FILE
 from genai_lifecycle.prompts import registry
 from genai_lifecycle.prompts.templates import TEMPLATES
+from genai_lifecycle.prompts.variables import variables_of
 from genai_lifecycle.results import PromptRef
 from genai_lifecycle.tracking import runs
 from genai_lifecycle.tracking.store import Store
+
+QUESTION = "question"
 
 
 def prompt_in_production(config: E2EConfig, store: Store) -> PromptRef:
@@ -23,7 +26,18 @@ def prompt_in_production(config: E2EConfig, store: Store) -> PromptRef:
 
     Raises:
         NotFound: no experiment has ended yet.
+        ConfigError: the template wants other variables than the model has to give.
     """
+    prompt = _found(config, store)
+    if variables_of(prompt.template) != (QUESTION,):
+        raise ConfigError(
+            f"{prompt} is in production, but {{{{{QUESTION}}}}} has to be its one variable.",
+            hint=f"Put another version there: --mode prompts rollback --name {prompt.name}.",
+        )
+    return prompt
+
+
+def _found(config: E2EConfig, store: Store) -> PromptRef:
     found = registry.in_production(list(TEMPLATES))
     if len(found) == 1:
         return found[0]

@@ -1,15 +1,158 @@
-"""MLflow's prompt registry: a prompt that has not changed gets no new version; `production` marks the winner."""
+"""MLflow's prompt registry: the only code that touches it. Which version may be in production is `promotion.py`'s.
+
+In MLflow a prompt is a registered model with a tag, and its version a model version whose text is a tag; searching
+for these gives everything in one call, as MLflow's UI and plain REST see it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from genai_lifecycle.results import PromptRef
+from genai_lifecycle.errors import NotFound, TrackingUnavailable
+from genai_lifecycle.results import PromptRef, StoredPrompt, StoredVersion
 from genai_lifecycle.tracking.seam import seam
 
-PRODUCTION = "production"
+PRODUCTION, PREVIOUS = "production", "previous"
 # What a server without a prompt registry says: an older one has no such route, a restricted one no such feature.
 _NO_REGISTRY = {"ENDPOINT_NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED"}
+_IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
+_TEXT, _TYPE = "mlflow.prompt.text", "_mlflow_prompt_type"
+
+
+# --- what there is --------------------------------------------------------------------------------
+
+
+def all_prompts() -> list[StoredPrompt]:
+    """Every prompt with its aliases, by name. Raises TrackingUnavailable where the server keeps no prompts."""
+    return sorted(_search(_IS_PROMPT), key=lambda prompt: prompt.name)
+
+
+def find(name: str) -> StoredPrompt | None:
+    """The prompt, or None."""
+    return next(iter(_search(f"name = '{name}' AND {_IS_PROMPT}")), None)
+
+
+@seam
+def _search(wanted: str) -> list[StoredPrompt]:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return [_prompt(found) for found in mlflow.search_registered_models(filter_string=wanted)]
+    except MlflowException as exc:
+        if _has_no_registry(exc):
+            raise TrackingUnavailable(
+                "This MLflow server keeps no prompts.", hint="Prompts need MLflow 3; name another --tracking-uri."
+            ) from exc
+        raise
+
+
+def require(name: str) -> StoredPrompt:
+    """The prompt. Raises NotFound."""
+    prompt = find(name)
+    if prompt is None:
+        raise NotFound(f"There is no prompt {name!r}.", hint="--mode prompts list shows them; create makes one.")
+    return prompt
+
+
+@seam
+def versions(prompt: StoredPrompt) -> list[StoredVersion]:
+    """Its versions, newest first; empty where all were deleted one by one."""
+    import mlflow
+
+    found = mlflow.search_model_versions(filter_string=f"name = '{prompt.name}' AND {_IS_PROMPT}")
+    stored = [_version(version, prompt.aliases) for version in found]
+    return sorted(stored, key=lambda version: version.version, reverse=True)
+
+
+def version_of(prompt: StoredPrompt, number: int) -> StoredVersion:
+    """One version. Raises NotFound."""
+    there = versions(prompt)
+    for version in there:
+        if version.version == number:
+            return version
+    known = ", ".join(str(version.version) for version in reversed(there)) or "none"
+    raise NotFound(f"There is no version {number} of {prompt.name!r}.", hint=f"There are: {known}.")
+
+
+def _prompt(found) -> StoredPrompt:
+    aliases = {alias: int(number) for alias, number in found.aliases.items()}
+    latest = max((int(version.version) for version in found.latest_versions), default=None)
+    return StoredPrompt(found.name, latest, aliases, _own(found.tags))
+
+
+def _version(found, aliases: Mapping[str, int]) -> StoredVersion:
+    number, text = int(found.version), found.tags.get(_TEXT, "")
+    return StoredVersion(
+        name=found.name,
+        version=number,
+        template=text,
+        is_chat=found.tags.get(_TYPE) == "chat",
+        commit_message=found.description or "",
+        created_ms=found.creation_timestamp,
+        tags=_own(found.tags),
+        aliases=tuple(sorted(alias for alias, pointed in aliases.items() if pointed == number)),
+    )
+
+
+def _own(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags that people and we gave; MLflow keeps its own beside them."""
+    return {key: value for key, value in sorted(tags.items()) if not key.startswith(("mlflow.", "_mlflow"))}
+
+
+def _has_no_registry(exc: Exception) -> bool:
+    status = getattr(exc, "get_http_status_code", lambda: None)()
+    return getattr(exc, "error_code", "") in _NO_REGISTRY or (status == 404 and "API request" in str(exc))
+
+
+# --- changing it ----------------------------------------------------------------------------------
+
+
+@seam
+def register(name: str, template: str, commit_message: str, tags: Mapping[str, str]) -> int:
+    """Make a new version, of a new prompt where the name is free; its number."""
+    import mlflow
+
+    made = mlflow.genai.register_prompt(
+        name=name, template=template, commit_message=commit_message or None, tags=dict(tags)
+    )
+    return int(made.version)
+
+
+@seam
+def set_alias(name: str, alias: str, version: int) -> None:
+    """Point the alias at a version that is there."""
+    import mlflow
+
+    mlflow.genai.set_prompt_alias(name, alias, version)
+
+
+@seam
+def tag_version(name: str, version: int, tags: Mapping[str, str]) -> None:
+    """Set tags of one version."""
+    import mlflow
+
+    for key, value in tags.items():
+        mlflow.genai.set_prompt_version_tag(name, version, key, value)
+
+
+@seam
+def delete_version(name: str, version: int) -> None:
+    """Delete a version and, as MLflow does, the aliases that pointed at it."""
+    import mlflow
+
+    mlflow.MlflowClient().delete_prompt_version(name, str(version))
+
+
+@seam
+def delete(name: str) -> None:
+    """Delete a prompt with all its versions."""
+    import mlflow
+
+    mlflow.MlflowClient().delete_prompt(name)
+
+
+# --- the templates of the experiment --------------------------------------------------------------
 
 
 @seam
@@ -28,11 +171,6 @@ def register_all(templates: Mapping[str, str], commit_message: str) -> list[Prom
         raise
 
 
-def _has_no_registry(exc: Exception) -> bool:
-    status = getattr(exc, "get_http_status_code", lambda: None)()
-    return getattr(exc, "error_code", "") in _NO_REGISTRY or (status == 404 and "API request" in str(exc))
-
-
 def _ensure(name: str, template: str, commit_message: str) -> PromptRef:
     import mlflow
 
@@ -46,12 +184,16 @@ def _ensure(name: str, template: str, commit_message: str) -> PromptRef:
 def put_in_production(winner: PromptRef, others: Sequence[PromptRef]) -> None:
     """Give the winner's version the alias `production` and take it from the other prompts of the experiment.
 
-    The winner gets it first, so that there is always a prompt in production.
+    The winner gets it first, so that there is always a prompt in production; the version that had it before is
+    `previous`, for a rollback.
     """
     import mlflow
 
     if winner.version is None:
         return
+    former = _production_version(winner.name)
+    if former is not None and former.version != winner.version:
+        mlflow.genai.set_prompt_alias(winner.name, PREVIOUS, former.version)
     mlflow.genai.set_prompt_alias(winner.name, PRODUCTION, winner.version)
     for prompt in others:
         if prompt.name != winner.name and _production_version(prompt.name) is not None:
@@ -77,4 +219,7 @@ def _production_version(name: str) -> PromptRef | None:
 
     # cache_ttl_seconds=0: another process may have moved the alias a moment ago.
     found = mlflow.genai.load_prompt(f"prompts:/{name}@{PRODUCTION}", allow_missing=True, cache_ttl_seconds=0)
-    return PromptRef(name, int(found.version), found.template) if found else None
+    if found is None:
+        return None
+    # a list of chat messages is no text for the model; without a variable it goes into no version
+    return PromptRef(name, int(found.version), found.template if isinstance(found.template, str) else "")

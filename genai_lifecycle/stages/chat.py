@@ -12,11 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.errors import ConfigError, ServerFailed
+from genai_lifecycle.errors import ConfigError, LifecycleError, NotFound, ServerFailed
+from genai_lifecycle.prompts import references
+from genai_lifecycle.prompts.variables import VARIABLE, variables_of
+from genai_lifecycle.results import PromptRef
 from genai_lifecycle.tracking import model_registry
 
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 120.0
-HELP = "/reset forgets the earlier turns, /info says who answers, /quit ends (so does Ctrl-D)."
+HELP = (
+    "/reset forgets the earlier turns, /info says who answers, /prompt NAME, NAME@ALIAS or NAME/VERSION asks with a "
+    "prompt of the registry, /prompt alone as before, /quit ends (so does Ctrl-D)."
+)
 
 
 class Partner(Protocol):
@@ -28,6 +34,13 @@ class Partner(Protocol):
     def info(self) -> Mapping[str, Any]:
         """Who it is."""
 
+    def use_prompt(self, name: str) -> None:
+        """From now on ask with a prompt of the registry; an empty name is the partner's own again.
+
+        Raises:
+            NotFound, ConfigError: there is no such prompt, or it will not do; perhaps not before the next question.
+        """
+
 
 class HttpPartner:
     """A running server, through its `/ask/stream`."""
@@ -36,7 +49,7 @@ class HttpPartner:
         import httpx
 
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._most = most_new_tokens
+        self._most, self._prompt = most_new_tokens, {}
         self._client = httpx.Client(
             base_url=url.rstrip("/"),
             headers=headers,
@@ -47,7 +60,7 @@ class HttpPartner:
         import httpx
         from httpx_sse import SSEError, connect_sse
 
-        body = {"question": question, "history": list(history), "max_new_tokens": self._most}
+        body = {"question": question, "history": list(history), "max_new_tokens": self._most, **self._prompt}
         try:
             with connect_sse(self._client, "POST", "/ask/stream", json=body) as source:
                 if source.response.status_code != 200:
@@ -68,13 +81,22 @@ class HttpPartner:
             raise self._refused(response)
         return response.json()
 
-    @staticmethod
-    def _refused(response: Any) -> ServerFailed:
+    def use_prompt(self, name: str) -> None:
+        alone, _, alias = name.partition("@")
+        alone, _, version = alone.partition("/")
+        if version and not version.isdecimal():
+            raise ConfigError(f"The prompt {name!r} is not named as one.", hint="Use NAME@ALIAS, NAME/VERSION or NAME.")
+        named = {"prompt_name": alone, "prompt_alias": alias, "prompt_version": int(version or 0)}
+        self._prompt = {field: value for field, value in named.items() if value}
+
+    def _refused(self, response: Any) -> LifecycleError:
         response.read()
         try:
             detail = response.json()["detail"]
         except (json.JSONDecodeError, KeyError, TypeError):
             detail = f"It answered {response.status_code}; it is not our server."
+        if self._prompt and response.status_code in (400, 404, 409, 422):  # what is wrong is the prompt
+            return NotFound(detail)
         hint = "Set CHAT_API_KEY to one of the server's keys." if response.status_code == 401 else ""
         return ServerFailed(detail, hint=hint)
 
@@ -94,17 +116,28 @@ class LoadedPartner:
     def __init__(self, model_uri: str, most_new_tokens: int):
         self._uri, self._most = model_uri, most_new_tokens
         self._model = model_registry.load(model_uri)
+        self._prompt: PromptRef | None = None
 
     def stream(self, question: str, history: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        asked = {"question": question, "history": list(history)}
-        yield from self._model.predict_stream(asked, params={"max_new_tokens": self._most})
+        asked, params = {"question": question, "history": list(history)}, {"max_new_tokens": self._most}
+        if self._prompt is None or history:  # with earlier turns the turns speak for themselves
+            yield from self._model.predict_stream(asked, params=params)
+            return
+        asked["question"] = VARIABLE.sub(lambda _: question, self._prompt.template)
+        yield from self._model.unwrap_python_model().model.stream(asked, params, is_rendered=True)
+
+    def use_prompt(self, name: str) -> None:
+        prompt = references.look_up(name) if name else None
+        if prompt is not None and variables_of(prompt.template) != ("question",):
+            raise ConfigError(f"The prompt {name!r} has other variables.", hint="A chat fills in {{question}} only.")
+        self._prompt = prompt
 
     def info(self) -> Mapping[str, Any]:
         packaged = self._model.unwrap_python_model().model
         prompt = packaged.prompt
         return {
             "model_uri": self._uri,
-            "prompt": f"{prompt['name']}/{prompt['version']}",
+            "prompt": f"{prompt['name']}/{prompt['version']}" if self._prompt is None else str(self._prompt),
             "engine": packaged.describe(),
         }
 
@@ -135,10 +168,29 @@ class Session:
             self.write("The earlier turns are forgotten.\n")
         elif text == "/info":
             self.write(json.dumps(dict(self.partner.info()), indent=2) + "\n")
+        elif text.split()[0] == "/prompt":
+            self._use_prompt(text.removeprefix("/prompt").strip())
         else:
             self.write(f"{HELP}\n")
 
+    def _use_prompt(self, name: str) -> None:
+        """A prompt is for a first question, so the earlier turns go."""
+        try:
+            self.partner.use_prompt(name)
+        except (NotFound, ConfigError) as exc:
+            self.write(f"{exc}\n")
+            return
+        self.history.clear()
+        self.write(f"From here on with {name or 'its own prompt'}; the earlier turns are forgotten.\n")
+
     def _ask(self, question: str) -> None:
+        try:
+            self._answered(question)
+        except NotFound as exc:  # the server knows no such prompt
+            self.partner.use_prompt("")
+            self.write(f"{exc}\nBack to its own prompt.\n")
+
+    def _answered(self, question: str) -> None:
         started, answer = time.monotonic(), ""
         for piece in self.partner.stream(question, self.history):
             if piece["delta"] and self.for_a_person:

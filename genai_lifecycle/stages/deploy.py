@@ -12,6 +12,7 @@ from genai_lifecycle import packaging
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.conversion.precision import Conversion, Trial, convert_checkpoint, not_converted
 from genai_lifecycle.evaluation.cases import Case, load_cases, spread
+from genai_lifecycle.fingerprint import artifacts_sha256
 from genai_lifecycle.generation import Answer, greedy_answers, load_converted, load_text_model
 from genai_lifecycle.model_source import ModelSource
 from genai_lifecycle.results import DeploymentResult, PromptRef
@@ -44,7 +45,8 @@ def deploy_model(
             folder, source, prompt,
             engine=engine, example_question=cases[0].question, max_new_tokens=config.max_new_tokens, metrics=metrics,
         )  # fmt: skip
-    return _register(config, source, store, prompt, model_id, run_id, compute_s)
+        files_sha256 = artifacts_sha256(folder, packaging.ARTIFACTS.values())
+    return _register(config, source, store, prompt, model_id, run_id, compute_s, files_sha256)
 
 
 def _prepare(
@@ -113,6 +115,7 @@ def _register(
     model_id: str,
     run_id: str,
     compute_s: float,
+    files_sha256: str,
 ) -> DeploymentResult:
     """Register first, then the alias: a run killed in between leaves a version that nobody is sent to."""
     tags = {
@@ -121,6 +124,7 @@ def _register(
         "model": source.name,
         "model_revision": source.revision or "",
         "weights_sha256": source.weights_sha256,
+        "artifacts_sha256": files_sha256,
     }
     made = model_registry.register(config.registered_model_name, model_id, run_id, tags)
     model_registry.set_alias(made.name, model_registry.CANDIDATE, made.version)

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from genai_lifecycle import bundle
+from genai_lifecycle import bundle, mlmodel
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.errors import BundleError, ExportDeclined, NotFound
+from genai_lifecycle.errors import BundleError, ExportDeclined
+from genai_lifecycle.fingerprint import artifacts_sha256, file_sha256
 from genai_lifecycle.model_source import weights_sha256
 from genai_lifecycle.results import ExportResult
 from genai_lifecycle.scratch import scratch_folder
 from genai_lifecycle.tracking import model_registry
-from genai_lifecycle.tracking.model_registry import CHAMPION, ModelVersion
+from genai_lifecycle.tracking.model_registry import ModelVersion
 from genai_lifecycle.tracking.store import Store
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def export_model(config: E2EConfig, store: Store) -> ExportResult:
         ExportDeclined: torch answers in it, or another bundle is in the way.
         BundleError: it must not be exported, or cannot be written.
     """
-    version, alias = _chosen(config)
+    version, alias = model_registry.named(config.registered_model_name, config.model_uri)
     bundle.check_target(config.output_dir, force=config.force)
     log.info("Exporting %s version %s.", version.name, version.version)
     with bundle.told_as_bundle_errors(config.staging_dir), scratch_folder(config.staging_dir, "export") as scratch:
@@ -55,30 +56,12 @@ def export_model(config: E2EConfig, store: Store) -> ExportResult:
             _require_space(config, model_registry.size_bytes(version))
             model = model_registry.download(version, scratch)
         check_model(model, version)
-        identity = _identity(model, version, alias)
+        identity = _identity(model, version, alias) | {"changed_from_registry": _forget_the_machine(model, version)}
         manifest = bundle.write(model, config.output_dir, identity, force=config.force, wheels=config.wheels)
     return _result(config.output_dir.resolve(), manifest)
 
 
-# --- which version --------------------------------------------------------------------------------
-
-
-def _chosen(config: E2EConfig) -> tuple[ModelVersion, str | None]:
-    """The version and the alias it was found by. Raises NotFound."""
-    uri = config.model_uri or f"models:/{config.registered_model_name}@{CHAMPION}"
-    name, alias, number = re.fullmatch(r"models:/([^/:@]+)(?:@(.+)|/(.+))", uri).groups()
-    found = model_registry.by_alias(name, alias) if alias else model_registry.by_version(name, number)
-    if found is not None:
-        return found, alias
-    if config.model_uri is None:
-        raise NotFound(
-            f"No version of {name!r} is {CHAMPION} yet.",
-            hint="Run --mode test, or name a version: --model-uri models:/NAME/VERSION",
-        )
-    what = f"with the alias {alias!r}" if alias else number
-    raise NotFound(
-        f"There is no version {what} of {name!r}.", hint="--mode ui shows the versions; check --tracking-uri too."
-    )
+# --- where it comes from ---------------------------------------------------------------------------
 
 
 @contextmanager
@@ -115,6 +98,7 @@ def check_model(model: Path, version: ModelVersion) -> None:
     _require_files(model, who)
     _require_converted(model, who)
     _require_weights(model, version, who)
+    _require_artifacts(model, version, who)
 
 
 def _refuse_pickles(model: Path, who: str) -> None:
@@ -217,6 +201,26 @@ def _require_weights(model: Path, version: ModelVersion, who: str) -> None:
             "registered.",
             hint=f"Its files were changed, or not fetched whole. {_DEPLOY_AGAIN}",
         )
+
+
+def _require_artifacts(model: Path, version: ModelVersion, who: str) -> None:
+    """All that deploy laid out, code included; a version of before that was recorded has its weights checked only."""
+    registered, folder = version.tags.get("artifacts_sha256"), model / ARTIFACTS
+    if registered and artifacts_sha256(folder, [path.name for path in folder.iterdir()]) != registered:
+        raise BundleError(
+            f"The files in {ARTIFACTS}/ of {who[0].lower()}{who[1:]} are not those that were registered.",
+            hint=f"One was changed, added or lost in the artifact store. {_DEPLOY_AGAIN}",
+        )
+
+
+def _forget_the_machine(model: Path, version: ModelVersion) -> dict[str, str]:
+    """Files that are no longer as the registry keeps them -> the sha256 that they have there."""
+    before = file_sha256(model / mlmodel.FILE)
+    try:
+        changed = mlmodel.forget_the_machine(model)
+    except ValueError as exc:
+        raise BundleError(f"Version {version.version} of {version.name}: {exc}.", hint=_DEPLOY_AGAIN) from exc
+    return {f"model/{mlmodel.FILE}": before} if changed else {}
 
 
 # --- what the manifest says -----------------------------------------------------------------------

@@ -40,6 +40,8 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
     """
     model_uri, port = model_registry.best_uri(config.registered_model_name), config.port or DEFAULT_PORT
     tracking = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(store.uri))}"
+    if config.s3_endpoint_url:  # the keys come from where they come from now
+        tracking = f"MLFLOW_S3_ENDPOINT_URL={shlex.quote(config.s3_endpoint_url)} {tracking}"
     watched = mode_command(config, "serve", "--start", *(["--port", str(port)] if config.port else []))
     return ServePlan(
         model_uri=model_uri,

@@ -7,17 +7,19 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.errors import VerificationFailed
+from genai_lifecycle.errors import GateRefused, VerificationFailed
 from genai_lifecycle.evaluation.cases import Case, cases_sha256, load_cases
-from genai_lifecycle.results import Check, VerificationReport
+from genai_lifecycle.evaluation.gate import Evidence, decide, load_policy
+from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE
+from genai_lifecycle.results import Check, Decision, VerificationReport
 from genai_lifecycle.scratch import scratch_folder
-from genai_lifecycle.tracking import model_registry, runs
+from genai_lifecycle.tracking import evaluations, model_registry, runs
 from genai_lifecycle.tracking.model_registry import ModelVersion
 from genai_lifecycle.tracking.store import Store
 from genai_lifecycle.verification.checks import all_checks
@@ -30,12 +32,14 @@ RESULT_TAG, RUN_TAG = "lifecycle.test", "lifecycle.test_run"
 
 
 def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
-    """Test the version that has the alias `candidate`, and promote it when every check passes.
+    """Test the version that has the alias `candidate`, and promote it when every check passes and the gate lets it.
 
     Raises:
         NotFound: nothing was deployed yet.
         VerificationFailed: a check failed; no alias moved, and the report is an artifact of the test's run.
+        GateRefused: it works, but gate.yaml asks for more; no alias moved.
     """
+    policy = load_policy(config.gate, "model")
     candidate = model_registry.candidate(config.registered_model_name)
     cases = load_cases(config.cases)
     measured = runs.measured(store, candidate.tags, cases_sha256(cases))
@@ -50,8 +54,12 @@ def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
             if observed.get("forms")
             else [_did_not_run(observed)]
         )
-        _log_report(folder, candidate, checks, observed)
-    return _decide(candidate, checks, run_id, observed)
+        evidence = _evidence(candidate, observed, cases)
+        _log_report(folder, candidate, checks, observed, evidence)
+        _require_passed(candidate, checks, run_id)
+        former = _champions_evidence(folder, candidate, store, cases)
+    decision = decide(policy, evidence, former, seed=config.seed, force=config.force)
+    return _promote(candidate, checks, run_id, observed, decision)
 
 
 def _observe(folder: Path, candidate: ModelVersion, store: Store, cases: Sequence[Case]) -> dict[str, Any]:
@@ -91,7 +99,9 @@ def _did_not_run(observed: dict[str, Any]) -> Check:
     return Check("runs in a fresh process", False, str(observed.get("error")))
 
 
-def _log_report(folder: Path, candidate: ModelVersion, checks: Sequence[Check], observed: dict[str, Any]) -> None:
+def _log_report(
+    folder: Path, candidate: ModelVersion, checks: Sequence[Check], observed: dict[str, Any], evidence: Evidence | None
+) -> None:
     report = folder / "report"
     report.mkdir()
     passed = sum(check.passed for check in checks)
@@ -105,15 +115,15 @@ def _log_report(folder: Path, candidate: ModelVersion, checks: Sequence[Check], 
     lines += [f"| {c.name} | {'passed' if c.passed else 'FAILED'} | {c.detail} |" for c in checks]
     (report / "test_report.md").write_text("\n".join(lines) + "\n", "utf-8")
     (report / "test_report.json").write_text(json.dumps([asdict(check) for check in checks], indent=2), "utf-8")
+    if evidence is not None:
+        evaluations.write_scores(report, evidence)
     runs.log_folder(report)
     latencies = {"load_s": observed["load_s"], "probe_compute_s": observed["compute_s"]} if "load_s" in observed else {}
     runs.log_results({"version": candidate.version}, {"checks_passed": passed, "checks": len(checks)} | latencies)
 
 
-def _decide(
-    candidate: ModelVersion, checks: Sequence[Check], run_id: str, observed: dict[str, Any]
-) -> VerificationReport:
-    """Move the aliases, or leave them and raise. The result is a tag of the version either way."""
+def _require_passed(candidate: ModelVersion, checks: Sequence[Check], run_id: str) -> None:
+    """The result is a tag of the version either way."""
     failed = [check for check in checks if not check.passed]
     model_registry.tag_version(
         candidate.name, candidate.version, {RESULT_TAG: "failed" if failed else "passed", RUN_TAG: run_id}
@@ -125,6 +135,53 @@ def _decide(
             + ".",
             hint=f"No alias was moved. The whole report is in run {run_id}, test_report.md.",
         )
+
+
+# --- the gate -------------------------------------------------------------------------------------
+
+
+def _evidence(version: ModelVersion, observed: Mapping[str, Any], cases: Sequence[Case]) -> Evidence | None:
+    """The scores of each case; None when the version did not answer them."""
+    answers = observed.get("cases", ())
+    if len(answers) != len(cases):
+        return None
+    texts = [answer["answer"] for answer in answers]
+    scores = {
+        name: tuple(score(text, case.reference) for text, case in zip(texts, cases, strict=True))
+        for name, score in AGAINST_REFERENCE.items()
+    }
+    latencies = tuple(item["seconds"] * 1000 for item in observed["golden"])  # each asked alone
+    return Evidence(f"version {version.version}", cases_sha256(cases), scores, latencies)
+
+
+def _champions_evidence(folder: Path, candidate: ModelVersion, store: Store, cases: Sequence[Case]) -> Evidence | None:
+    """What the champion's own test found out; it answers again where that was over other cases. None without one."""
+    champion = model_registry.by_alias(candidate.name, model_registry.CHAMPION)
+    if champion is None or champion.version == candidate.version:
+        return None
+    kept = evaluations.read_scores(champion.tags[RUN_TAG]) if RUN_TAG in champion.tags else None
+    if kept is not None and kept.cases_sha256 == cases_sha256(cases):
+        return kept
+    log.info("The champion, version %s, answers the same cases.", champion.version)
+    (folder / "champion").mkdir()
+    found = _evidence(champion, _observe(folder / "champion", champion, store, cases), cases)
+    if found is None:  # a champion that does not work must not keep out one that does
+        log.warning("The champion, version %s, does not answer; it is not compared with.", champion.version)
+    return found
+
+
+def _promote(
+    candidate: ModelVersion, checks: Sequence[Check], run_id: str, observed: dict[str, Any], decision: Decision
+) -> VerificationReport:
+    """Record what the gate said, then move the aliases, or leave them and raise."""
+    model_registry.tag_version(candidate.name, candidate.version, decision.tags())
+    evaluations.attach_decision(run_id, {"subject": f"version {candidate.version}", **asdict(decision)})
+    if not decision.allowed:
+        raise GateRefused(
+            f"Version {candidate.version} works, but the gate refused it: {'; '.join(decision.reasons)}.",
+            hint="No alias was moved. gate.yaml says what is asked; --force overrides it and is recorded; "
+            "another --registered-model-name keeps both.",
+        )
     champion, previous = model_registry.promote(candidate)
     return VerificationReport(
         name=candidate.name,
@@ -133,4 +190,5 @@ def _decide(
         champion=champion,
         previous=previous,
         compute_s=observed["compute_s"],
+        decision=decision,
     )

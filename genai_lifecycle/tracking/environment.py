@@ -33,6 +33,7 @@ _DEFAULTS = {
     "GIT_PYTHON_REFRESH": "quiet",
     "MPLBACKEND": "Agg",
 }
+_LOOPBACK = "127.0.0.1,localhost,::1"
 _NOISY = ("mlflow", "alembic", "transformers", "huggingface_hub", "httpx", "urllib3", "matplotlib", "git")
 
 
@@ -41,6 +42,7 @@ def prepare(staging_dir: Path, verbose: bool = False) -> None:
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MPLCONFIGDIR", str(staging_dir / "matplotlib"))
+    _go_straight_to_this_machine()
     if verbose:
         return
     for name in _NOISY:
@@ -48,3 +50,10 @@ def prepare(staging_dir: Path, verbose: bool = False) -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     for module in ("mlflow", "transformers", "torch", "pydantic", "langchain_core"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+
+
+def _go_straight_to_this_machine() -> None:
+    """A proxy does not know our loopback address; requests, MLflow and boto3 read who is to be asked without it."""
+    named = [os.environ[name] for name in ("no_proxy", "NO_PROXY") if os.environ.get(name)]
+    hosts = dict.fromkeys(host for value in [*named, _LOOPBACK] for host in value.split(","))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)

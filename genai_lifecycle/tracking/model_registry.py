@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_lifecycle.errors import NotFound, TrackingUnavailable
-from genai_lifecycle.tracking.seam import seam
+from genai_lifecycle.tracking.seam import s3_problem, seam
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 
@@ -83,6 +84,28 @@ def candidate(name: str) -> ModelVersion:
     return found
 
 
+def named(name: str, model_uri: str | None) -> tuple[ModelVersion, str | None]:
+    """The version that `model_uri` names (None: the champion of `name`) and the alias it was found by.
+
+    Raises:
+        NotFound: no such version or alias.
+    """
+    uri = model_uri or f"models:/{name}@{CHAMPION}"
+    name, alias, number = re.fullmatch(r"models:/([^/:@]+)(?:@(.+)|/(.+))", uri).groups()
+    found = by_alias(name, alias) if alias else by_version(name, number)
+    if found is not None:
+        return found, alias
+    if model_uri is None:
+        raise NotFound(
+            f"No version of {name!r} is {CHAMPION} yet.",
+            hint="Run --mode test, or name a version: --model-uri models:/NAME/VERSION",
+        )
+    what = f"with the alias {alias!r}" if alias else number
+    raise NotFound(
+        f"There is no version {what} of {name!r}.", hint="--mode ui shows the versions; check --tracking-uri too."
+    )
+
+
 def best_uri(name: str) -> str:
     """Address of the champion; of the candidate where nothing has passed a test yet. Raises NotFound."""
     if by_alias(name, CHAMPION):
@@ -135,6 +158,23 @@ def promote(candidate: ModelVersion) -> tuple[str, str | None]:
     return candidate.version, previous.version if previous else None
 
 
+def swap_champion(name: str) -> tuple[str, str]:
+    """Make `previous` the champion, and the champion `previous`; returns (champion, previous).
+
+    Raises:
+        NotFound: there is no champion, or none before it.
+    """
+    champion, previous = by_alias(name, CHAMPION), by_alias(name, PREVIOUS)
+    if champion is None or previous is None or champion.version == previous.version:
+        raise NotFound(
+            f"No version of {name!r} before the champion is recorded.",
+            hint="A second version that passes --mode test makes the first one `previous`.",
+        )
+    set_alias(name, CHAMPION, previous.version)
+    set_alias(name, PREVIOUS, champion.version)
+    return previous.version, champion.version
+
+
 # --- the files of a version -----------------------------------------------------------------------
 
 
@@ -158,18 +198,22 @@ def _size_below(uri: str) -> int:
 
 
 @seam
-def download(version: ModelVersion, folder: Path) -> Path:
+def download(version: ModelVersion, folder: Path, path: str = "") -> Path:
     """Copy the files of a version below `folder`, from wherever they are kept; returns the model's folder.
+
+    Args:
+        path: of one file or folder inside the model; "" is all of it. What is returned is then this one.
 
     Raises:
         NotFound: the registry knows the version, but its files are gone.
-        TrackingUnavailable: the artifact store does not answer, or refuses the keys.
+        StorageFailed: the S3 store does not answer, refuses the keys, or hands out a damaged file.
     """
     import mlflow
 
     with _artifact_store_errors(version):
         # Without dst_path a local store hands out its own folder, and writes into it.
-        return Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=str(folder)))
+        uri = f"{version.uri}/{path}" if path else version.uri
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
 
 
 @contextmanager
@@ -190,6 +234,8 @@ def _artifact_store_errors(version: ModelVersion) -> Iterator[None]:
     except Exception as exc:
         if isinstance(exc, MlflowException) and exc.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise _files_gone(version) from exc
+        if problem := s3_problem(exc):
+            raise problem from exc
         if _is_of_s3(exc):
             raise TrackingUnavailable(
                 f"The S3 store with the files of {version.uri} does not hand them out ({type(exc).__name__}).",

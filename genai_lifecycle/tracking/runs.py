@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genai_lifecycle.tracking.seam import seam
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.tracking.store import Store, still_answers
 
 STAGE_TAG = "lifecycle.stage"
 WINNER_TAG = "lifecycle.winner"  # prompt that won, as name/version
@@ -47,10 +47,10 @@ def _end(status: str) -> None:
 
 
 def _end_after(exc: BaseException) -> None:
-    """Say how the run ended, unless it is the tracking server that is gone: the error under way matters more."""
+    """Say how the run ended, unless the tracking server is gone: the error under way matters more."""
     from genai_lifecycle.errors import LifecycleError, TrackingUnavailable
 
-    if isinstance(exc, TrackingUnavailable):
+    if isinstance(exc, TrackingUnavailable) and not still_answers():
         return
     try:
         _end("FAILED" if isinstance(exc, Exception) else "KILLED")
@@ -122,7 +122,10 @@ def download(run_id: str, path: str, folder: Path) -> Path:
     """One artifact of a run, copied below `folder`."""
     import mlflow
 
-    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(folder)))
+    # By the address of its artifacts: asked for a run's file, MLflow says of every failure that there is no such file.
+    root = mlflow.MlflowClient().get_run(run_id).info.artifact_uri
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(mlflow.artifacts.download_artifacts(f"{root}/{path}", dst_path=str(folder)))
 
 
 @seam
@@ -132,13 +135,13 @@ def close_dead_runs(store: Store) -> int:
 
     client = mlflow.MlflowClient()
     found = client.search_runs([store.experiment_id], filter_string="attributes.status = 'RUNNING'", max_results=1000)
-    dead = [item.info.run_id for item in found if _is_dead(item.data.tags.get(PROCESS_TAG, ""))]
+    dead = [item.info.run_id for item in found if is_dead(item.data.tags.get(PROCESS_TAG, ""))]
     for run_id in dead:
         client.set_terminated(run_id, status="KILLED")
     return len(dead)
 
 
-def _is_dead(process: str) -> bool:
+def is_dead(process: str) -> bool:
     host, _, pid = process.partition(":")
     if host != socket.gethostname() or not pid.isdigit():
         return False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 from genai_lifecycle.errors import LifecycleError, NotFound, StorageFailed, TrackingUnavailable
+from genai_lifecycle.storage import problems
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +44,8 @@ def translated(exc: BaseException) -> LifecycleError | None:
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
+    if problem := s3_problem(exc):
+        return problem
     chain = list(_causes(exc))
     for cause in chain:
         if isinstance(cause, RequestException) or "API request to" in str(cause)[:200]:
@@ -59,6 +63,23 @@ def translated(exc: BaseException) -> LifecycleError | None:
         kind = NotFound if exc.error_code == _NOT_FOUND else LifecycleError
         return kind(f"MLflow refused the request: {_first_line(exc)}", hint="See --verbose for the full message.")
     return None
+
+
+def s3_problem(exc: BaseException) -> StorageFailed | None:
+    """What is wrong with the S3 store, where the error is of its client, or is MLflow's about files there.
+
+    MLflow makes one text of the errors of many files, so the store is then asked once more.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if problem := problems.explained(exc):
+        return problem
+    found = re.search(r"s3://[^\s:]+", str(exc)) if isinstance(exc, MlflowException) else None
+    if found is None:
+        return None
+    from genai_lifecycle.storage.preflight import diagnosed
+
+    return diagnosed(found[0], str(exc))
 
 
 _SPACE_HINT = "Free some space or make the folder writable, or choose another one with --data-dir."

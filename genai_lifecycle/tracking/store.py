@@ -11,11 +11,14 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genai_lifecycle.config import CHECKOUT, LOCAL_SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailable
+from genai_lifecycle.storage.address import S3Root, is_s3
+from genai_lifecycle.tracking import postgresql
+from genai_lifecycle.tracking.address import without_password
 from genai_lifecycle.tracking.seam import seam, storage_failed
 
 log = logging.getLogger(__name__)
@@ -71,6 +74,14 @@ def probe(url: str) -> str:
     return "mlflow" if looks_right else "other"
 
 
+def still_answers() -> bool:
+    """Whether the store in use can be asked: a server that answers, or a database (which says so itself)."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    return not uri.startswith("http") or probe(uri) == "mlflow"
+
+
 def _require_mlflow(uri: str) -> None:
     hint = "Start the server, correct --tracking-uri (or MLFLOW_TRACKING_URI), or leave it out to use SQLite directly."
     answer = probe(uri)
@@ -80,27 +91,57 @@ def _require_mlflow(uri: str) -> None:
         raise TrackingUnavailable(f"What answers at {without_password(uri)} is not an MLflow server.", hint=hint)
 
 
-def open_store(config: E2EConfig) -> Store:
+def open_store(config: E2EConfig, *, writes: bool = True) -> Store:
     """Choose the store, check that it can be written, point MLflow at it and find or make the experiment.
+
+    Args:
+        writes: False where the run only reads artifacts: keys for S3 that may do no more are enough then.
 
     Raises:
         TrackingUnavailable: the named server or database does not answer.
-        StorageFailed: the database's folder or the artifact root is full or read-only.
+        StorageFailed: the database's folder or the artifact root is full or read-only, or the S3 store does not work.
         ConfigError: the experiment keeps its artifacts elsewhere than `config.data_dir`.
     """
     uri, kind, description = choose(config)
     direct = not uri.startswith("http")
     if direct:
-        _prepare_folders(uri, config.data_dir)
+        _prepare_places(uri, config, writes)
         _make_database(uri)
     experiment_id, artifact_root = _open_experiment(uri, config, direct)
+    if is_s3(artifact_root) and not (direct and is_s3(config.data_dir)):  # a server that lets its clients go to S3
+        _open_s3(artifact_root, config, writes)
     return Store(uri, kind, description, experiment_id, artifact_root)
 
 
-def _prepare_folders(uri: str, data_dir: str) -> None:
+def in_experiment(store: Store, config: E2EConfig, name: str) -> Store:
+    """The same store with another experiment, made where it is missing; runs go there from now on."""
+    experiment_id, root = _open_experiment(store.uri, replace(config, experiment_name=name), store.direct)
+    return replace(store, experiment_id=experiment_id, artifact_root=root)
+
+
+def _prepare_places(uri: str, config: E2EConfig, writes: bool) -> None:
     if uri.startswith("sqlite:///"):
         check_writable(Path(uri.removeprefix("sqlite:///")).parent)
-    check_writable(Path(data_dir))
+    elif postgresql.is_postgresql(uri):
+        postgresql.check(uri)
+        postgresql.require_short_enough(experiment_location(config))
+    if is_s3(config.data_dir):
+        _open_s3(config.data_dir, config, writes)
+    else:
+        check_writable(Path(config.data_dir))
+
+
+def _open_s3(root: str, config: E2EConfig, writes: bool) -> None:
+    from genai_lifecycle.storage.preflight import open_root
+
+    try:
+        place = S3Root.parse(root)
+    except ValueError as exc:  # only an MLflow server can have given it such a place
+        raise ConfigError(
+            f"The experiment {config.experiment_name!r} keeps its artifacts where they cannot be had: {exc}.",
+            hint="Choose another --experiment-name, or have the server keep them elsewhere.",
+        ) from exc
+    open_root(place, config.s3_endpoint_url, config.s3_access_key, config.s3_secret_key, writes=writes)
 
 
 def check_writable(folder: Path) -> None:
@@ -146,7 +187,7 @@ def _open_experiment(uri: str, config: E2EConfig, direct: bool) -> tuple[str, st
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     experiment = mlflow.get_experiment_by_name(config.experiment_name)
-    wanted = str(Path(config.data_dir).resolve() / config.experiment_name) if direct else None
+    wanted = experiment_location(config) if direct else None
     if experiment is None:
         mlflow.create_experiment(config.experiment_name, artifact_location=wanted)
         experiment = mlflow.get_experiment_by_name(config.experiment_name)
@@ -159,8 +200,20 @@ def _open_experiment(uri: str, config: E2EConfig, direct: bool) -> tuple[str, st
     return experiment.experiment_id, experiment.artifact_location
 
 
+def absolute(data_dir: str) -> str:
+    """The artifact root as MLflow keeps it: an address in S3 as it is, a folder without links and dots."""
+    return data_dir if is_s3(data_dir) else str(Path(data_dir).resolve())
+
+
+def experiment_location(config: E2EConfig) -> str:
+    """Where a new experiment's artifacts go when no server decides it."""
+    return f"{absolute(config.data_dir)}/{config.experiment_name}"
+
+
 def _is_below(location: str, folder: str) -> bool:
     """Whether an experiment's artifact location is a folder inside the artifact root."""
+    if is_s3(location) or is_s3(folder):
+        return f"{location}/".startswith(f"{folder}/")
     return Path(location.removeprefix("file://")).is_relative_to(Path(folder).resolve())
 
 
@@ -179,12 +232,3 @@ def _refuse_other_root(location: str, config: E2EConfig) -> None:
 def short(uri: str) -> str:
     """A database address as a person reads it: paths below the checkout are relative, passwords are stars."""
     return without_password(uri).replace(f"{CHECKOUT}/", "")
-
-
-def without_password(uri: str) -> str:
-    """`uri` with the password of its user part, if any, as stars."""
-    head, separator, rest = uri.partition("://")
-    if "@" not in rest:
-        return uri
-    user, _, host = rest.rpartition("@")
-    return f"{head}{separator}{user.split(':')[0]}:***@{host}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genai_lifecycle.errors import TrackingUnavailable
@@ -35,6 +35,8 @@ class AnswerTrace:
     answer: str
     steps: Sequence[Step]
     tags: Mapping[str, str]
+    inputs: Mapping[str, object] | None = None  # of the root span; None = the question alone
+    model_id: str | None = None  # the LoggedModel that answered
 
 
 @seam
@@ -48,9 +50,9 @@ def write(traces: Sequence[AnswerTrace], run_id: str, prompt: PromptRef) -> None
         root = mlflow.start_span_no_context(
             "answer",
             span_type="CHAIN",
-            inputs={"question": trace.question},
+            inputs={"question": trace.question} if trace.inputs is None else dict(trace.inputs),
             tags=tags,
-            metadata={"mlflow.sourceRun": run_id},
+            metadata={"mlflow.sourceRun": run_id} | ({"mlflow.modelId": trace.model_id} if trace.model_id else {}),
             start_time_ns=trace.steps[0].start_ns,
         )
         for step in trace.steps:
@@ -67,8 +69,11 @@ def write(traces: Sequence[AnswerTrace], run_id: str, prompt: PromptRef) -> None
 
 
 @seam
-def flush(expected: int) -> None:
+def flush(expected: int, stored: Callable[[], int] | None = None) -> None:
     """Wait until the background writer is done, `expected` traces being under way.
+
+    Args:
+        stored: how many the store has by now; while that number grows, there is no hurry.
 
     Raises:
         TrackingUnavailable: it takes much longer than such a number of traces ever does.
@@ -79,6 +84,10 @@ def flush(expected: int) -> None:
     worker = threading.Thread(target=mlflow.flush_trace_async_logging, daemon=True)
     worker.start()
     worker.join(timeout_s)
+    before = 0
+    while worker.is_alive() and stored and (now := stored()) > before:
+        before = now
+        worker.join(timeout_s)
     if worker.is_alive():
         raise TrackingUnavailable(
             f"MLflow did not store {expected} traces within {timeout_s:.0f} s.",

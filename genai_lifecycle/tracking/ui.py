@@ -20,7 +20,7 @@ from genai_lifecycle.processes import (
     wait_until_ready,
 )
 from genai_lifecycle.server_config import base_command
-from genai_lifecycle.tracking.store import choose, open_store, probe, short, without_password
+from genai_lifecycle.tracking.store import absolute, choose, open_store, probe, short, without_password
 
 HOST = "127.0.0.1"
 NAME = "MLflow's UI"
@@ -78,7 +78,8 @@ def _run(config: E2EConfig, url: str, port: int, tell: Callable[[str], None]) ->
     _make_database(config)
     log_file = new_log(config.log_dir, f"mlflow-ui-{port}.log")
     command = [sys.executable, "-m", *ui_command(config), "--uvicorn-opts", "--log-level warning"]
-    with ServerProcess(command, log_file, ENVIRONMENT, GRACE_S) as server:
+    environment = ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": config.backend_store_uri}
+    with ServerProcess(command, log_file, environment, GRACE_S) as server:
         wait_until_ready(server, lambda: _is_mlflow(url), NAME, READY_TIMEOUT_S)
         tell(f"Open {url}   (Ctrl-C ends it; log: {log_file})")
         code = server.wait()
@@ -88,9 +89,18 @@ def _run(config: E2EConfig, url: str, port: int, tell: Callable[[str], None]) ->
 
 
 def ui_command(config: E2EConfig) -> list[str]:
-    """`mlflow server` that leaves artifacts in plain folders: what is made while it runs works without it too."""
-    root = str(Path(config.data_dir).resolve())
-    return [*base_command(config, HOST), "--no-serve-artifacts", "--default-artifact-root", root]
+    """`mlflow server` that leaves artifacts in plain folders: what is made while it runs works without it too.
+
+    Where the database is stands in its environment.
+    """
+    root = absolute(config.data_dir)
+    return [*_without_address(base_command(config, HOST)), "--no-serve-artifacts", "--default-artifact-root", root]
+
+
+def _without_address(command: list[str]) -> list[str]:
+    """Everybody on this machine sees the words of a command; the address may have a password in it."""
+    at = command.index("--backend-store-uri")
+    return command[:at] + command[at + 2 :]
 
 
 def _make_database(config: E2EConfig) -> None:

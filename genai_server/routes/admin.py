@@ -21,7 +21,7 @@ router = APIRouter(
     prefix="/admin",
     tags=["admin"],
     dependencies=[Depends(keys_are_set)],
-    responses={status: {"model": Problem} for status in (401, 403, 409)},
+    responses={status: {"model": Problem} for status in (401, 403, 409, 503)},
 )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from genai_server.predictor import READY
-from genai_server.schemas import Health, ModelInfo
-from genai_server.serving import serving_of
+from genai_server.problems import RETRY
+from genai_server.schemas import Health, ModelInfo, Problem
+from genai_server.serving import serving_of, told_of
 
 router = APIRouter(tags=["health"])
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -27,14 +28,19 @@ async def live(request: Request) -> Health:
 async def ready(request: Request, response: Response) -> Health:
     """200 when the golden prompts were answered as recorded and the engine is up, else 503."""
     health = _health(request)
-    response.status_code = 200 if health.status == READY else 503
+    if health.status != READY:
+        response.status_code = 503
+        response.headers.update(RETRY)
     return health
 
 
-@router.get("/model/info", response_model=ModelInfo)
+@router.get("/model/info", response_model=ModelInfo, responses={503: {"model": Problem}})
 async def info(request: Request) -> dict:
     """Which version answers, with which prompt, weights and engine."""
-    return dict(serving_of(request).info)
+    serving = serving_of(request)
+    info, model = serving.info, serving.predictor.model
+    told = told_of(model, serving.prompt_in_use(model))
+    return {**info, "prompt_in_use": told["prompt"], "prompt_source": told["prompt_source"]}
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

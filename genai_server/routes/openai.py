@@ -17,6 +17,7 @@ from fastapi.responses import StreamingResponse
 
 from genai_server import sse
 from genai_server.errors import BadQuestion, ServerError, UnknownModel
+from genai_server.leaving import while_wanted
 from genai_server.openai_schemas import ChatCompletionRequest, CompletionRequest, Message
 from genai_server.problems import openai_error
 from genai_server.serving import Asked, Serving, serving_of
@@ -26,7 +27,7 @@ OWNER = "local"
 SYSTEM = ("system", "developer")
 DONE = sse.event("[DONE]")
 _LENGTHS = {"length", "timeout", "cancelled"}  # OpenAI knows two endings: by itself, or cut off
-_STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
+_ANSWERED = {200: {"content": {"application/json": {"schema": {"type": "object"}}, **sse.CONTENT}}}
 
 
 @router.get("/models")
@@ -43,7 +44,7 @@ async def model(name: str, request: Request) -> dict[str, Any]:
     return _model(name)
 
 
-@router.post("/chat/completions", response_model=None, responses={200: {"content": _STREAMED}})
+@router.post("/chat/completions", response_model=None, responses=_ANSWERED)
 async def chat(body: ChatCompletionRequest, request: Request) -> Response | dict[str, Any]:
     """Answer the last message of a conversation."""
     serving = serving_of(request)
@@ -51,13 +52,13 @@ async def chat(body: ChatCompletionRequest, request: Request) -> Response | dict
     asked = _asked(chat_question(body.messages), body, request, "chat")
     if body.stream:
         return await _streamed(_Chat(request, body), asked, serving)
-    answer = await serving.answer(asked)
+    answer = await while_wanted(request, serving.answer(asked))
     message = {"role": "assistant", "content": answer["answer"], "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason(answer), "logprobs": None}
     return _Chat(request, body).whole([choice], [answer])
 
 
-@router.post("/completions", response_model=None, responses={200: {"content": _STREAMED}})
+@router.post("/completions", response_model=None, responses=_ANSWERED)
 async def completions(body: CompletionRequest, request: Request) -> Response | dict[str, Any]:
     """Continue one text, or several."""
     serving = serving_of(request)
@@ -67,7 +68,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response | d
         if len(asked) > 1:
             raise BadQuestion("A stream continues one text.", "Send one prompt.", param="prompt")
         return await _streamed(_Text(request, body), asked[0], serving)
-    answers = await _all([serving.answer(one) for one in asked])
+    answers = await while_wanted(request, _all([serving.answer(one) for one in asked]))
     choices = [
         {"index": i, "text": answer["answer"], "finish_reason": finish_reason(answer), "logprobs": None}
         for i, answer in enumerate(answers)
@@ -97,7 +98,8 @@ def finish_reason(answer: Mapping[str, Any]) -> str:
 
 def _asked(question: Mapping[str, Any], body: Any, request: Request, operation: str) -> Asked:
     traceparent = request.headers.get("traceparent")
-    return Asked(question, body.params(), request.state.request_id, operation, traceparent)
+    headers = request.state.headers
+    return Asked(question, body.params(), request.state.request_id, operation, traceparent, headers=headers)
 
 
 def _require_known(name: str, serving: Serving) -> None:

@@ -18,8 +18,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 from mlflow.version import VERSION
 
+from genai_server.answerers import Scoring
+from genai_server.leaving import while_wanted
 from genai_server.metrics import Metrics
 from genai_server.predictor import READY
+from genai_server.problems import RETRY
 from genai_server.serving import serving_of
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,13 @@ _BODY = {
 }
 
 
-@router.post("/invocations", response_class=Response, openapi_extra=_BODY)
+_PREDICTIONS = {
+    "description": "What the model returned, one item for each row.",
+    "content": {JSON: {"schema": {"type": "object", "required": ["predictions"]}}},
+}
+
+
+@router.post("/invocations", response_class=Response, openapi_extra=_BODY, responses={200: _PREDICTIONS})
 async def invocations(request: Request) -> Response:
     """Answer as `mlflow models serve` does: dataframe_split, dataframe_records, instances, inputs, CSV, Parquet."""
     content_type = _as_mlflow_reads_it(request.headers.get("content-type", ""))
@@ -48,8 +57,8 @@ async def invocations(request: Request) -> Response:
     data = await request.body()
     serving = serving_of(request)
     with serving.predictor.accepted() as model:
-        scored = _Scored(model.answerer.pyfunc, request.app.state.settings.request_timeout_s, serving.metrics)
-        return await _predict(data, content_type, scored, model.answerer.pool)
+        scored = _Scored(model.answerer.scoring(), request.app.state.settings.request_timeout_s, serving.metrics)
+        return await while_wanted(request, _predict(data, content_type, scored, model.answerer.pool))
 
 
 def _as_mlflow_reads_it(content_type: str) -> str:
@@ -60,16 +69,21 @@ def _as_mlflow_reads_it(content_type: str) -> str:
 class _Scored:
     """The model as MLflow's function calls it, within the server's deadline and with its answers counted."""
 
-    def __init__(self, pyfunc: Any, timeout_s: float, metrics: Metrics):
-        self.metadata = pyfunc.metadata
-        self._pyfunc, self._timeout_s, self._metrics = pyfunc, timeout_s, metrics
+    def __init__(self, scoring: Scoring, timeout_s: float, metrics: Metrics):
+        self.metadata = scoring.metadata
+        self._scoring, self._timeout_s, self._metrics = scoring, timeout_s, metrics
 
     def predict(self, data: Any, params: Any = None) -> Any:
-        answers = self._pyfunc.predict(data, params=self._in_time(params))
-        for answer in answers if isinstance(answers, list) else ():
+        answers = self._scoring.predict(data, self._in_time(params))
+        for answer in answers if isinstance(answers, list) and not self._scoring.is_stopped else ():
             if isinstance(answer, Mapping):
                 self._metrics.answer(answer)
         return answers
+
+    def stop(self) -> None:
+        """The caller is gone."""
+        self._scoring.stop()
+        self._metrics.left()
 
     def _in_time(self, params: Any) -> Any:
         """With the server's timeout where the model knows one; wrong parameters are the model's to refuse."""
@@ -91,6 +105,9 @@ async def _predict(data: bytes, content_type: str, scored: _Scored, pool: Execut
         result = await asyncio.get_running_loop().run_in_executor(
             pool, scoring_server.invocations, data, content_type, scored, schema
         )
+    except asyncio.CancelledError:
+        scored.stop()
+        raise
     except MlflowException as exc:
         return Response(_without_stack_trace(exc), exc.get_http_status_code(), media_type=JSON)
     except (RecursionError, ValueError) as exc:  # json's; MLflow wraps what the model raises
@@ -107,14 +124,14 @@ def _without_stack_trace(exc: MlflowException) -> str:
     return json.dumps(body)
 
 
-@router.get("/ping", response_class=Response)
+@router.get("/ping", response_class=Response, responses={503: {"description": "Not ready."}})
 async def ping(request: Request) -> Response:
     """200 once the model is ready, else 503: MLflow's server is not there before its model is."""
     ready = serving_of(request).predictor.status == READY
-    return Response("\n", 200 if ready else 503, media_type=JSON)
+    return Response("\n", 200, media_type=JSON) if ready else Response("\n", 503, RETRY, media_type=JSON)
 
 
-@router.get("/version", response_class=Response)
+@router.get("/version", response_class=Response)  # a text that MLflow calls JSON
 async def version() -> Response:
     """MLflow's version."""
     return Response(VERSION, media_type=JSON)

@@ -52,6 +52,7 @@ class Job:
         self.token_ids: list[int] = []  # the end-of-text token is not among them
         self.ended: Ended | None = None
         self.error: Exception | None = None
+        self.queued_s = 0.0  # until the engine began with it
         self.first_token_s = 0.0  # 0 until there is a token
         self._cancelled = threading.Event()
         self._on_cancel: Callable[[], None] | None = None
@@ -91,6 +92,10 @@ class Job:
 
     # --- the engine's side ---
 
+    def begin(self, ago_s: float = 0.0) -> None:
+        """It is in the batch now, or since so many seconds."""
+        self.queued_s = max(0.0, self.running_s - ago_s)
+
     def extend(self, ids: Sequence[int]) -> None:
         if not self.first_token_s:
             self.first_token_s = self.running_s
@@ -121,8 +126,9 @@ class Load:
 
     running: int = 0  # jobs in the batch
     waiting: int = 0  # jobs that are not in it yet
-    cancelled: int = 0  # jobs cancelled since the engine was made
+    cancelled: int = 0  # jobs cancelled since the engine was made, those that a stop string ended among them
     restarts: int = 0  # times that the engine had to be started afresh
+    cache_usage: float | None = None  # taken share of the cache of keys and values, 0 to 1; None = there is none
 
 
 class Engine(Protocol):

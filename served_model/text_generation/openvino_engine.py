@@ -60,7 +60,7 @@ class OpenVINOEngine:
     def __init__(self, ir: Path, limits: Limits, threads: int, precision: str):
         self.limits, self.threads, self.precision = limits, threads, precision
         settings = {
-            "ir": str(ir), "threads": threads, "eos_ids": sorted(limits.eos_ids),
+            "ir": str(ir), "threads": threads, "eos_ids": sorted(limits.eos_ids), "window": limits.window,
             "kv_cache_precision": "f32" if precision == "fp32" else "u8", "prefix_caching": False,
         }  # fmt: skip
         self._process = _Process(settings)
@@ -140,6 +140,7 @@ class _Process:
         self._stopping = threading.Event()
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._running = self._waiting = self._cancelled = self._restarts = 0
+        self._cache_usage = 0.0
         self._owner = os.getpid()
         self.version = ""
 
@@ -181,7 +182,7 @@ class _Process:
         return self._ready.is_set() and os.getpid() == self._owner
 
     def load(self) -> Load:
-        return Load(self._running, self._waiting, self._cancelled, self._restarts)
+        return Load(self._running, self._waiting, self._cancelled, self._restarts, self._cache_usage)
 
     def stop(self) -> None:
         """Close the pipe, on which the child ends; kill it where it does not. May be called twice."""
@@ -265,6 +266,10 @@ class _Process:
 
     def _take(self, message: dict[str, Any]) -> None:
         self._running, self._waiting = message["running"], message["waiting"]
+        self._cache_usage = message["cache_usage"]
+        for number, ago_s in message["begun"]:
+            if job := self._jobs.get(number):
+                job.begin(ago_s)
         for number, ids, end in message["events"]:
             job = self._jobs.get(number) if end is None else self._jobs.pop(number, None)
             if job is None:
@@ -302,7 +307,7 @@ class _Process:
     def _fail_all(self, error: Exception) -> None:
         with self._lock:
             jobs, self._jobs = list(self._jobs.values()), {}
-        self._running = self._waiting = 0
+        self._running, self._waiting, self._cache_usage = 0, 0, 0.0
         for job in jobs:
             job.fail(error)
 

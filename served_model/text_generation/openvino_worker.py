@@ -5,18 +5,20 @@ the GIL: in a thread it would starve the process that answers HTTP. It imports n
 nor a tokenizer, trusts that what it gets was checked, and ends when the other side of the pipe is closed.
 
 Messages are JSON, one a frame. In: the settings first; then `{"add": …}`, `{"cancel": id}`. Out: `{"ready": …}`
-first; then, after every step, `{"events": [[id, [token ids], end or null], …], "running": n,
-"waiting": n}`, where a scored text's end is `{"log_probs": […]}`.
+first; then, after every step, `{"events": [[id, [token ids], end or null], …], "begun": [[id, seconds ago], …],
+"running": n, "waiting": n, "cache_usage": share}`, where a scored text's end is `{"log_probs": […]}`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,10 @@ import openvino_genai as genai
 MAX_RUNNING = 64  # jobs in the batch; more wait
 RESERVED = 16  # places of the batch that one call's list may not take, so that others start at once
 MAX_BATCHED_TOKENS = 512  # of one step: long prompts are read in pieces between the others' tokens
-CACHE_GB = 1  # of keys and values; jobs wait when it is full
+_MADV_PAGEOUT = 21  # asm-generic/mman-common.h
+CACHE_GB = 1  # of keys and values at most; jobs wait when it is full
+BLOCK_TOKENS = 32  # of the cache's blocks on a CPU
+SCALE_BYTES = 8  # beside each quantized head: its scale and zero point
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Running:
 def open_pipeline(settings: dict[str, Any]) -> Any:
     """The pipeline over the IR folder that `settings` names."""
     scheduler = genai.SchedulerConfig()
-    scheduler.cache_size = CACHE_GB
+    scheduler.num_kv_blocks = cache_blocks(settings)
     scheduler.max_num_seqs = MAX_RUNNING
     scheduler.max_num_batched_tokens = MAX_BATCHED_TOKENS
     scheduler.enable_prefix_caching = settings["prefix_caching"]
@@ -58,6 +63,22 @@ def open_pipeline(settings: dict[str, Any]) -> Any:
     return genai.ContinuousBatchingPipeline(settings["ir"], scheduler, "CPU", properties)
 
 
+def cache_blocks(settings: dict[str, Any]) -> int:
+    """What the fullest batch can need, within CACHE_GB.
+
+    The pipeline uses all its blocks in turn, so that every one it is given becomes resident in time.
+    """
+    model = openvino.Core().read_model(f"{settings['ir']}/openvino_model.xml")
+    quantized = settings["kv_cache_precision"] == "u8"
+    token_bytes = 0
+    for variable in model.get_variables():  # keys or values of a layer: (batch, heads, tokens, head size)
+        _, heads, _, head_size = variable.info.data_shape
+        values = head_size.get_length()
+        token_bytes += heads.get_length() * (values + SCALE_BYTES if quantized else values * 4)
+    needed = MAX_RUNNING * (-(-settings["window"] // BLOCK_TOKENS) + 1)
+    return min(needed, CACHE_GB * 2**30 // (token_bytes * BLOCK_TOKENS))
+
+
 class Batch:
     """The jobs under way and those that wait: each group's in their order, the groups in turn."""
 
@@ -66,6 +87,8 @@ class Batch:
         self.waiting: dict[int, deque[dict]] = {}  # group -> its jobs; the first group is the next in turn
         self.running: dict[int, Running] = {}
         self.events: list[list] = []
+        self.begun: dict[int, float] = {}  # job -> when it came in, until it is told
+        self.answered = False  # the pipeline has run
 
     @property
     def is_idle(self) -> bool:
@@ -86,10 +109,24 @@ class Batch:
         self._admit()
         if self.running and self.pipeline.has_non_finished_requests():
             self.pipeline.step()
+            self.answered = True
         for job in list(self.running.values()):
             self._read(job)
         events, self.events = self.events, []
         return events
+
+    def report(self, events: list[list]) -> dict[str, Any]:
+        """What is told after a step."""
+        now, begun, self.begun = time.monotonic(), self.begun, {}
+        # the pipeline's own figure is of its last step
+        cache_usage = self.pipeline.get_metrics().cache_usage / 100 if self.running else 0.0
+        return {
+            "events": events,
+            "begun": [[job_id, now - since] for job_id, since in begun.items()],
+            "running": len(self.running),
+            "waiting": sum(map(len, self.waiting.values())),
+            "cache_usage": cache_usage,
+        }
 
     # --- who may come in ---
 
@@ -124,6 +161,7 @@ class Batch:
         except (RuntimeError, ValueError) as exc:
             self.events.append([job["id"], [], {"error": str(exc).splitlines()[0]}])
             return
+        self.begun[job["id"]] = time.monotonic()
         self.running[job["id"]] = Running(job["id"], job["group"], job["deadline"], handle, "score" in job)
 
     def _config(self, job: dict) -> Any:
@@ -207,17 +245,33 @@ class Batch:
         self.events.append([job.id, [], {"log_probs": job.log_probs}])
 
 
-def serve(connection: Connection, batch: Batch) -> None:
+def let_go_of_file(path: Path) -> None:
+    """Give back the memory that a mapped file takes; its pages come back from the file if they are read.
+
+    The first answer packs the weights anew for the CPU. What it packed them from is not read again, and is half of
+    this process's memory. Linux only; elsewhere the pages stay.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    advise = ctypes.CDLL(None).madvise
+    mapped = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
+    for start, end in ([int(edge, 16) for edge in edges.split("-")] for edges in mapped):
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)  # only advice: may be refused
+
+
+def serve(connection: Connection, batch: Batch, weights: Path) -> None:
     """Take messages and step until the other side is gone."""
+    packed = False
     while True:
+        if not packed and batch.answered and batch.is_idle:
+            let_go_of_file(weights)
+            packed = True
         # Nothing to do: wait for a message. Else only look whether there is one, and go on.
         while batch.is_idle or connection.poll():
             batch.take(json.loads(connection.recv_bytes()))
             if not batch.is_idle and not connection.poll():
                 break
-        events = batch.step()
-        waiting = sum(map(len, batch.waiting.values()))
-        message = {"events": events, "running": len(batch.running), "waiting": waiting}
+        message = batch.report(batch.step())
         connection.send_bytes(json.dumps(message).encode())
 
 
@@ -227,7 +281,7 @@ def main() -> None:
         settings = json.loads(connection.recv_bytes())
         pipeline = open_pipeline(settings)
         connection.send_bytes(json.dumps({"ready": openvino.__version__}).encode())
-        serve(connection, Batch(pipeline, settings["eos_ids"]))
+        serve(connection, Batch(pipeline, settings["eos_ids"]), Path(settings["ir"], "openvino_model.bin").resolve())
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         return  # the parent is gone, or is ending
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_VARIABLE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+_VARIABLE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}", re.ASCII)  # as MLflow reads names, but for its dots
 
 
 def to_langchain_template(template: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,37 +40,56 @@ class QuestionModel:
 
     # --- for MLflow, a notebook, a batch job ---
 
-    def answer(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Answer every question of the input, in order; one dict of `Answer` fields for each."""
+    def answer(
+        self,
+        model_input: Any,
+        params: Mapping[str, Any] | None = None,
+        on_start: Callable[[Callable[[], None]], None] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Answer every question of the input, in order; one dict of `Answer` fields for each.
+
+        Args:
+            on_start: told once with a function that another thread may call to stop the answers where they are.
+        """
         sampling = Sampling.from_params(params)
         prompts = [self._encode(turn, sampling) for turn in turns_from(model_input)]
-        return [asdict(answer) for answer in self.text_model.complete(prompts, sampling)]
+        return [asdict(answer) for answer in self.text_model.complete(prompts, sampling, on_start)]
 
-    def stream(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """Answer one question piece by piece; see `TextModel.stream` for what is yielded."""
+    def stream(
+        self, model_input: Any, params: Mapping[str, Any] | None = None, *, is_rendered: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Answer one question piece by piece; see `TextModel.stream` for what is yielded, `ask` for `is_rendered`."""
         sampling = Sampling.from_params(params)
         turns = turns_from(model_input)
         if len(turns) != 1:
             raise bad_input(f"A stream answers one question; the input has {len(turns)}.")
-        yield from self.text_model.stream(self._encode(turns[0], sampling), sampling)
+        yield from self.text_model.stream(self._encode(turns[0], sampling, is_rendered), sampling)
 
     # --- for a server's event loop ---
 
-    async def ask(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """As `answer`, without holding a thread; cancelling the task stops the generation."""
+    async def ask(
+        self, model_input: Any, params: Mapping[str, Any] | None = None, *, is_rendered: bool = False
+    ) -> list[dict[str, Any]]:
+        """As `answer`, without holding a thread; cancelling the task stops the generation.
+
+        Args:
+            is_rendered: the questions are whole prompts already, so the frozen one stays out.
+        """
         sampling = Sampling.from_params(params)
-        prompts = [self._encode(turn, sampling) for turn in turns_from(model_input)]
+        prompts = [self._encode(turn, sampling, is_rendered) for turn in turns_from(model_input)]
         group = next_group() if len(prompts) > 1 else 0
         answers = [self.text_model.acomplete(prompt, sampling, group) for prompt in prompts]
         return [asdict(answer) for answer in await asyncio.gather(*answers)]
 
-    def ask_stream(self, model_input: Any, params: Mapping[str, Any] | None = None) -> AsyncIterator[dict[str, Any]]:
-        """As `stream`, without holding a thread. Bad input raises here, before the first piece."""
+    def ask_stream(
+        self, model_input: Any, params: Mapping[str, Any] | None = None, *, is_rendered: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
+        """As `stream`, without holding a thread; `is_rendered` as in `ask`. Bad input raises here, before a piece."""
         sampling = Sampling.from_params(params)
         turns = turns_from(model_input)
         if len(turns) != 1:
             raise bad_input(f"A stream answers one question; the input has {len(turns)}.")
-        return self.text_model.astream(self._encode(turns[0], sampling), sampling)
+        return self.text_model.astream(self._encode(turns[0], sampling, is_rendered), sampling)
 
     async def continue_text(self, text: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Continue a text as it stands, without the prompt template; `Answer` fields."""
@@ -107,7 +126,7 @@ class QuestionModel:
         """End the engine; also done when the model is dropped, and at the interpreter's exit."""
         self.text_model.engine.close()
 
-    def _encode(self, turn: Turn, sampling: Sampling) -> Prompt:
+    def _encode(self, turn: Turn, sampling: Sampling, is_rendered: bool = False) -> Prompt:
         """The prompt template is for a first question; with a history the turns speak for themselves."""
-        text = turn.question if turn.history else self._template.format(question=turn.question)
+        text = turn.question if turn.history or is_rendered else self._template.format(question=turn.question)
         return self.text_model.encode(text, turn.history, sampling.max_new_tokens)

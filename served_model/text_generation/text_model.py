@@ -33,6 +33,7 @@ class Answer:
     total_s: float
     token_ids: list[int]  # the answer's tokens, for comparing two runs exactly
     warnings: list[str] = field(default_factory=list)  # for example that a long prompt was cut
+    queued_s: float = 0.0  # of total_s: before the engine began with it
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,22 @@ class TextModel:
 
     # --- answers ---
 
-    def complete(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Answer]:
-        """Answers in the order of the prompts; `sampling.timeout_s` is for all of them together."""
+    def complete(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        on_start: Callable[[Callable[[], None]], None] | None = None,
+    ) -> list[Answer]:
+        """Answers in the order of the prompts; `sampling.timeout_s` is for all of them together.
+
+        Args:
+            on_start: told once with a function that another thread may call to stop the answers where they are.
+        """
         news = threading.Event()
         answering = self._hand_in(prompts, sampling, news.set, each_token=bool(sampling.stop))
         try:
+            if on_start:
+                on_start(lambda: _cancel(answering))
             while any([not item.advance()[1] for item in answering]):  # a list: every one is advanced
                 news.wait(_WATCH_EVERY_S)
                 news.clear()
@@ -226,6 +238,7 @@ class Answering:
             total_s=round(total_s, 4),
             token_ids=ids,
             warnings=list(self.prompt.warnings),
+            queued_s=round(self.job.queued_s, 4),
         )
 
 

@@ -128,6 +128,8 @@ class _Batches:
         """Batch after batch until the end; an exception fails its batch, not the engine."""
         while self._gather():
             batch = self._running = self._next_batch()
+            for job in batch:
+                job.begin()
             try:
                 with self._computing:
                     self._generate(batch)

@@ -77,6 +77,16 @@ def test_later_modes_before_earlier_ones(run, tmp_path, tiny_gpt2):
     assert_told(run("--mode", "export", "--output-dir", out), 4, "No version of 'langchain-e2e-model' is champion yet")
 
 
+def test_evaluate_and_rollback_with_nothing_to_work_on(run, tmp_path):
+    cases = tmp_path / "c.yaml"
+    cases.write_text("tests:\n  - vars: {question: a}\n    assert: [{type: contians, value: a}]\n")
+    assert_told(run("--mode", "evaluate", "--cases", str(cases)), 9, "line 2: the check 'contians' is unknown")
+    assert_told(run("--mode", "evaluate"), 4, "no candidate version")
+    assert_told(run("--mode", "rollback"), 4, "before the champion is recorded")
+    assert_told(run("--mode", "rollback", "--prompt", "none"), 4, "no prompt 'none'")
+    assert_told(run("--mode", "test", "--gate", str(tmp_path / "none.yaml")), 2, "cannot be read")
+
+
 def test_a_bad_export(run):
     assert_told(run("--mode", "export", "--model-uri", "models:/m"), 2, "model_uri is 'models:/m'")
     assert_told(run("--mode", "export", "--model-uri", "models:/m@x"), 4, "no version with the alias 'x' of 'm'")

@@ -19,3 +19,8 @@ def test_the_places_of_this_run_are_repeated():
 def test_a_password_is_not_repeated():
     config = E2EConfig(backend_store_uri="postgresql://me:secret@host/db")
     assert "secret" not in mode_command(config, "ui")
+
+
+def test_an_address_that_the_environment_has_is_left_to_it(monkeypatch):
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://me:secret@host/db")
+    assert mode_command(E2EConfig.from_env({}), "ui").endswith("e2e_mlflow.py --mode ui")

@@ -48,7 +48,10 @@ def test_the_constants_that_users_know():
         ({"model_uri": "models:/m/0"}, "model_uri is 'models:/m/0'"),
         ({"model_uri": "models:/m@champion/1"}, "model_uri is 'models:/m@champion/1'"),
         ({"model_uri": "runs:/0123/model"}, "model_uri is 'runs:/0123/model'"),
+        ({"data_dir": "s3://Bucket/x"}, "data_dir is no address in S3: a bucket's name has"),
+        ({"data_dir": "s3://bucket/a//b"}, "data_dir is no address in S3: a prefix is made of"),
         ({"s3_endpoint_url": "minio:9000"}, "s3_endpoint_url is no address"),
+        ({"s3_endpoint_url": "http://key:word@minio:9000"}, "s3_endpoint_url has a key in it"),
         ({"s3_access_key": "key"}, "only one is given"),
         ({"s3_secret_key": "key"}, "only one is given"),
     ],
@@ -63,9 +66,17 @@ def test_a_wrong_value_is_named_with_the_next_step(given, said):
 def test_the_keys_of_s3_are_in_no_description():
     config = E2EConfig(s3_access_key="our-key", s3_secret_key="our-secret", s3_endpoint_url="https://s3.example")
     assert "our-" not in repr(config)
-    with pytest.raises(ConfigError) as caught:
-        E2EConfig(s3_secret_key="our-secret")
-    assert "our-" not in str(caught.value)
+    addresses = {"data_dir": "s3://our-key:our-secret@bucket/x"}, {"s3_endpoint_url": "http://our-key:our-secret@minio"}
+    for given in ({"s3_secret_key": "our-secret"}, *addresses):
+        with pytest.raises(ConfigError) as caught:
+            E2EConfig(**given)
+        assert "our-" not in str(caught.value)
+
+
+def test_an_artifact_root_in_s3():
+    env = {"LIFECYCLE_DATA_DIR": "s3://bucket/team/a/", "MLFLOW_S3_ENDPOINT_URL": "http://minio:9000"}
+    config = E2EConfig.from_env({}, env)
+    assert (config.data_dir, config.s3_endpoint_url) == ("s3://bucket/team/a", "http://minio:9000")
 
 
 def test_where_a_bundle_is_written():

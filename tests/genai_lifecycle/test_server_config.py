@@ -10,6 +10,7 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from stand_in_server import free_port
 
 from genai_lifecycle.processes import ServerProcess, ask, new_log, wait_until_ready
@@ -41,9 +42,13 @@ def experiments(url: str) -> list[str]:
 
 
 def artifact_is_kept_below(folder: Path, url: str) -> None:
-    request = urllib.request.Request(f"{url}/api/2.0/mlflow-artifacts/artifacts/x.txt", b"kept", method="PUT")
-    urllib.request.urlopen(request, timeout=10).close()
+    put(url, "x.txt", b"kept")
     assert (folder / "x.txt").read_bytes() == b"kept"
+
+
+def put(url: str, name: str, content: bytes) -> None:
+    request = urllib.request.Request(f"{url}/api/2.0/mlflow-artifacts/artifacts/{name}", content, method="PUT")
+    urllib.request.urlopen(request, timeout=30).close()
 
 
 def post(url: str, body: dict) -> dict:
@@ -61,3 +66,35 @@ def test_passwords_are_not_shown(make_config):
 def test_the_default_port_is_the_one_that_every_mode_looks_at(make_config):
     command = printed_command(describe(make_config()))
     assert command[command.index("--port") + 1] == "5050"
+
+
+@pytest.mark.s3
+def test_the_printed_command_keeps_artifacts_in_s3(make_config, tmp_path, monkeypatch, s3_store):
+    """Its environment is what is printed, and the keys; whoever goes through the server has none."""
+    s3_store.client().create_bucket(Bucket="behind-a-server")
+    config = make_config(
+        port=free_port(), data_dir="s3://behind-a-server/team", s3_endpoint_url=s3_store.url,
+        s3_access_key=s3_store.key, s3_secret_key=s3_store.secret,
+    )  # fmt: skip
+    Path(config.backend_store_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True)
+    text = describe(config)
+    assert s3_store.secret not in text and s3_store.key not in text
+    printed = dict(line.removeprefix("  export ").split("=", 1) for line in text.splitlines() if "  export " in line)
+    assert printed["MLFLOW_S3_ENDPOINT_URL"] == s3_store.url
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    keys = {"AWS_ACCESS_KEY_ID": s3_store.key, "AWS_SECRET_ACCESS_KEY": s3_store.secret}
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | keys | printed
+    url = f"http://127.0.0.1:{config.port}"
+    with ServerProcess(printed_command(text), new_log(tmp_path, "log"), environment, 10.0) as server:
+        wait_until_ready(server, lambda: ask(f"{url}/health")[0] == 200, "the server", 120.0)
+        put(url, "x.txt", b"kept")
+    assert s3_store.objects("behind-a-server") == {"team/x.txt": b"kept"}
+
+
+def test_a_store_of_ones_own_is_a_line_for_docker(make_config):
+    lines = describe(make_config(data_dir="s3://bucket/team", s3_endpoint_url="http://127.0.0.1:9000")).splitlines()
+    (line,) = [line for line in lines if "docker run" in line]
+    words = shlex.split(line)
+    assert "MINIO_ROOT_PASSWORD" in words, "passed on from the environment, not spelt out"
+    assert words[words.index("-v") + 1].endswith("/minio:/data") and words[-4:-2] == ["server", "/data"]
+    assert "docker" not in describe(make_config()), "a folder needs no store"

@@ -6,11 +6,13 @@ import asyncio
 import threading
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import saved_model
 
 from genai_server.answerers import EngineAnswerer, ThreadAnswerer, answerer_of
-from genai_server.errors import BadQuestion
+from genai_server.errors import BadQuestion, ModelFailed
 
 QUESTION = {"question": "What is MLflow?", "history": []}
 
@@ -89,50 +91,48 @@ def test_a_text_is_continued_without_the_prompt(engine):
     assert pieces[-1]["token_ids"] == answer["token_ids"]
 
 
-class HeldModel:
-    """What an EngineAnswerer knows of a model, held until it is released."""
+def test_a_scoring_that_is_stopped_ends_where_it_is(engine):
+    scoring = engine.scoring()
 
-    golden, prompt = (), {}
-
-    def __init__(self):
-        self.release, self.closed = asyncio.Event(), False
-
-    async def ask(self, question, params):
-        await self.release.wait()
-        return [{"answer": question["question"]}]
-
-    async def ask_stream(self, question, params):
-        await self.release.wait()
-        yield {"delta": "a"}
-        yield {"delta": "", "answer": "a"}
-
-    def close(self):
-        self.closed = True
-
-
-def test_it_closes_after_the_last_answer_under_way():
     async def scenario():
-        model = HeldModel()
-        answerer = EngineAnswerer(None, model)
-        asking = asyncio.create_task(answerer.ask(QUESTION, {}))
-        streaming = asyncio.create_task(pieces_of(answerer, QUESTION, {}))
-        await asyncio.sleep(0)
-        answerer.close_when_idle()
-        assert not model.closed
-        model.release.set()
-        answer, pieces = await asyncio.gather(asking, streaming)
-        return model.closed, answer, len(pieces)
+        predicting = asyncio.get_running_loop().run_in_executor(
+            engine.pool, scoring.predict, [{"question": "What is MLflow?"}] * 40, {"max_new_tokens": 90}
+        )
+        while not engine.load().running:
+            await asyncio.sleep(0.001)
+        scoring.stop()
+        return await predicting
 
-    assert asyncio.run(scenario()) == (True, {"answer": "What is MLflow?"}, 2)
+    answers = asyncio.run(scenario())
+    assert "cancelled" in {answer["finish_reason"] for answer in answers}
 
 
-def test_it_closes_at_once_when_nothing_is_under_way():
-    async def scenario():
-        model = HeldModel()
-        EngineAnswerer(None, model).close_when_idle()
-        return model.closed
+def test_a_scoring_that_is_stopped_before_it_begins_ends_at_once(engine):
+    scoring = engine.scoring()
+    scoring.stop()
+    (answer,) = scoring.predict(["What is MLflow?"], {"max_new_tokens": 90})
+    assert answer["finish_reason"] == "cancelled" and answer["completion_tokens"] < 5
 
-    assert asyncio.run(scenario())
+
+def test_a_version_that_was_registered_before_it_could_be_stopped_still_scores():
+    class Early:
+        golden, prompt = (), {}
+
+        def answer(self, model_input, params=None):
+            return ["early"]
+
+        async def ask(self, model_input, params=None):
+            return ["early"]
+
+    class Loaded(Pyfunc):
+        metadata = None
+
+        def predict(self, questions, params):
+            return Early().answer(questions, params)
+
+    answerer = EngineAnswerer(Loaded(), Early())
+    assert answerer.scoring().predict(["a"], {}) == ["early"]
+    answerer.scoring().stop()
 
 
 # --- the threads' way ---
@@ -144,6 +144,54 @@ def test_an_answer_with_fields_keeps_them():
     assert asyncio.run(pieces_of(answerer, {"question": "a"}, {})) == [
         {"delta": "a"}, {"delta": "", "answer": "a", "finish_reason": "length"},
     ]  # fmt: skip
+
+
+COUNTS = {"prompt_tokens": 3, "completion_tokens": 2, "first_token_s": 0.1, "total_s": 0.2, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    ("returned", "answer"),
+    [
+        (["a"], {"answer": "a"}),
+        ("a", {"answer": "a"}),
+        (("a",), {"answer": "a"}),
+        ([5], {"answer": "5"}),
+        (np.array(["a"]), {"answer": "a"}),
+        (pd.Series(["a"]), {"answer": "a"}),
+        (pd.DataFrame({"text": ["a"]}), {"answer": "a"}),
+        (pd.DataFrame({"answer": ["a"], "score": [0.5]}), {"answer": "a"}),
+        (pd.DataFrame({"text": ["a"], "score": [0.5]}), {"answer": '{"text": "a", "score": 0.5}'}),
+        (pd.DataFrame([COUNTS | {"answer": "a"}]), {"answer": "a", **COUNTS}),
+        ({"predictions": ["a"]}, {"answer": "a"}),
+        ({"answer": "a"}, {"answer": "a"}),
+        ([{"answer": 5, "finish_reason": "my own word"}], {"answer": "5"}),
+        # counts that nobody can reckon with are left out
+        ([{"answer": "a", "completion_tokens": 2}], {"answer": "a"}),
+        ([COUNTS | {"answer": "a", "total_s": "soon"}], {"answer": "a", "finish_reason": "stop"}),
+        ([COUNTS | {"answer": "a", "prompt_tokens": -1}], {"answer": "a", "finish_reason": "stop"}),
+    ],
+)
+def test_whatever_mlflow_lets_a_model_return_becomes_an_answer(returned, answer):
+    pyfunc = Pyfunc()
+    pyfunc.predict = lambda questions, params: returned
+    assert asyncio.run(ThreadAnswerer(pyfunc).ask({"question": "q"}, {})) == answer
+
+
+@pytest.mark.parametrize("returned", [[], pd.DataFrame(), None])
+def test_no_answer_is_a_failure_of_the_model(returned):
+    pyfunc = Pyfunc()
+    pyfunc.predict = lambda questions, params: returned
+    with pytest.raises(ModelFailed):
+        asyncio.run(ThreadAnswerer(pyfunc).ask({"question": "q"}, {}))
+
+
+def test_what_the_model_raises_is_told_without_its_words(caplog):
+    def broken(question):
+        raise ZeroDivisionError("my secret")
+
+    with pytest.raises(ModelFailed) as failed:
+        asyncio.run(ThreadAnswerer(Pyfunc(broken)).ask({"question": "q"}, {}))
+    assert "secret" not in failed.value.sentence and "ZeroDivisionError" in caplog.text
 
 
 def test_a_text_cannot_be_continued_by_a_model_that_answers_questions():
@@ -169,7 +217,7 @@ def test_no_more_threads_than_given_and_the_event_loop_stays_free():
         asking = [asyncio.create_task(answerer.ask({"question": str(i)}, {})) for i in range(6)]
         while most < 2:
             await asyncio.sleep(0.001)
-        answerer.close_when_idle()  # the six are still answered
+        answerer.close()  # the six are still answered
         release.set()
         return [answer["answer"] for answer in await asyncio.gather(*asking)]
 

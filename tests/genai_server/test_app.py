@@ -11,6 +11,7 @@ import pytest
 from conftest import StandIn, saved_model
 from fastapi.testclient import TestClient
 
+from genai_server import __version__
 from genai_server.answerers import ThreadAnswerer
 from genai_server.app import create_app
 from genai_server.predictor import LoadedModel
@@ -166,7 +167,7 @@ def test_a_stream_is_pieces_and_then_the_whole_answer(client):
     assert "".join(data["delta"] for _, data in deltas) == whole["answer"]
     assert whole["request_id"] == response.headers["x-request-id"]
     alone = client.post("/ask", json=asked).json()
-    changing = {"request_id", "first_token_s", "total_s"}
+    changing = {"request_id", "first_token_s", "total_s", "queued_s"}
     assert {k: v for k, v in whole.items() if k not in changing} == {
         k: v for k, v in alone.items() if k not in changing
     }
@@ -197,7 +198,8 @@ def test_live_at_once_and_ready_only_after_loading():
     with TestClient(create_app(ServerSettings(), slow)) as client:
         assert client.get("/health/live").status_code == client.get("/livez").status_code == 200
         for path in ("/health", "/health/ready", "/readyz", "/healthz", "/startupz", "/ping"):
-            assert client.get(path).status_code == 503
+            not_yet = client.get(path)
+            assert not_yet.status_code == 503 and not_yet.headers["retry-after"] == "1"
         for path in ("/ask", "/ask/stream"):
             refused = client.post(path, json={"question": "a"})
             assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
@@ -207,7 +209,7 @@ def test_live_at_once_and_ready_only_after_loading():
         go_on.set()
         wait_for(client, 200)
         for path in ("/health", "/readyz", "/healthz", "/startupz", "/ping"):
-            assert client.get(path).status_code == 200
+            assert client.get(path).status_code == 200 and "retry-after" not in client.get(path).headers
 
 
 def test_another_answer_to_a_golden_question_is_never_ready():
@@ -307,6 +309,12 @@ def test_hosts_are_compared_without_their_port(host, status):
         assert client.get("/health/live", headers={"host": host}).status_code == status
 
 
+@pytest.mark.parametrize(("host", "status"), [("[::1]:5001", 200), ("[::1]", 200), ("[::2]", 400), ("[::1", 200)])
+def test_a_host_may_be_an_address_in_brackets(host, status):
+    with app_of(allowed_hosts=("[::1]",)) as client:
+        assert client.get("/health/live", headers={"host": host}).status_code == status
+
+
 def test_pages_of_other_origins_may_ask_only_where_it_is_set():
     asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
     with app_of() as client:
@@ -330,6 +338,16 @@ def test_every_example_in_swagger_runs_as_it_stands(client):
     for path, schema in (("/ask", "QuestionRequest"), ("/ask/batch", "BatchQuestionRequest")):
         (example,) = document["components"]["schemas"][schema]["examples"]
         assert client.post(path, json=example).status_code == 200
+
+
+def test_swagger_says_which_version_of_the_server_and_which_model(client):
+    told = client.get("/openapi.json").json()["info"]
+    assert told["version"] == __version__ != "0.1.0" and told["description"].endswith("Now answering: saved.")
+    with app_of() as other:
+        wait_for(other, 200)
+        assert "Now answering: m version 7." in other.get("/openapi.json").json()["info"]["description"]
+        other.app.state.serving.predictor.model = None
+        assert "answering" not in other.get("/openapi.json").json()["info"]["description"]
 
 
 def test_swagger_and_the_page_load_nothing_from_elsewhere(client):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import StandIn
@@ -16,19 +17,21 @@ from genai_server.settings import ServerSettings
 
 ANSWER = {
     "answer": "my secret text", "prompt_tokens": 20, "completion_tokens": 5, "first_token_s": 0.02, "total_s": 0.1,
-    "finish_reason": "length",
+    "finish_reason": "length", "queued_s": 0.005,
 }  # fmt: skip
 
 # What a dashboard for vLLM asks for, without the prefix (shared conventions, section 4).
 VLLM = {
     "num_requests_running", "num_requests_waiting", "prompt_tokens_total", "generation_tokens_total",
     "request_success_total", "time_to_first_token_seconds_bucket", "inter_token_latency_seconds_bucket",
-    "e2e_request_latency_seconds_bucket", "request_prompt_tokens_bucket", "request_generation_tokens_bucket",
+    "request_queue_time_seconds_bucket", "request_prefill_time_seconds_bucket", "request_decode_time_seconds_bucket",
+    "kv_cache_usage_perc", "e2e_request_latency_seconds_bucket", "request_prompt_tokens_bucket",
+    "request_generation_tokens_bucket",
 }  # fmt: skip
 
 
 class Load:
-    running, waiting, cancelled, restarts = 3, 2, 7, 1
+    running, waiting, restarts, cache_usage = 3, 2, 1, 0.25
 
 
 def samples(text: bytes) -> dict[str, list]:
@@ -69,6 +72,9 @@ def test_an_answer_is_counted_as_it_was(metrics):
     assert value(found, "genai_request_success_total", finished_reason="stop") == 1
     assert value(found, "genai_time_to_first_token_seconds_sum") == pytest.approx(0.06)
     assert value(found, "genai_inter_token_latency_seconds_sum") == pytest.approx(3 * 0.08 / 4)
+    assert value(found, "genai_request_queue_time_seconds_sum") == pytest.approx(3 * 0.005)
+    assert value(found, "genai_request_prefill_time_seconds_sum") == pytest.approx(3 * 0.015)
+    assert value(found, "genai_request_decode_time_seconds_sum") == pytest.approx(3 * 0.08)
     assert value(found, "genai_e2e_request_latency_seconds_sum") == pytest.approx(0.3)
     assert value(found, "genai_request_prompt_tokens_bucket", le="16.0") == 0
     assert value(found, "genai_request_prompt_tokens_bucket", le="32.0") == 3
@@ -86,8 +92,22 @@ def test_the_engine_is_read_at_the_scrape(metrics):
     found = samples(metrics.text())
     assert value(found, "genai_num_requests_running", model_name="tiny") == 3
     assert value(found, "genai_num_requests_waiting") == 2
-    assert value(found, "genai_requests_cancelled_total") == 7
+    assert value(found, "genai_kv_cache_usage_perc") == 0.25
     assert value(found, "genai_engine_restarts_total") == 1
+
+
+def test_a_caller_that_left_is_counted(metrics):
+    metrics.left()
+    assert value(samples(metrics.text()), "genai_requests_cancelled_total", model_name="tiny") == 1
+
+
+def test_a_model_that_was_registered_before_these_figures_has_the_others(metrics):
+    early = Metrics(lambda: "early", lambda: SimpleNamespace(running=1, waiting=0, cancelled=0, restarts=0))
+    early.answer({name: value for name, value in ANSWER.items() if name != "queued_s"})
+    found = samples(early.text())
+    assert "genai_kv_cache_usage_perc" not in found and "genai_request_queue_time_seconds_sum" not in found
+    assert value(found, "genai_num_requests_running") == 1
+    assert value(found, "genai_request_decode_time_seconds_count") == 1
 
 
 def test_a_model_that_counts_nothing_has_no_invented_values():

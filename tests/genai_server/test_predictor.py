@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 from conftest import StandIn
@@ -14,15 +15,6 @@ from genai_server.predictor import FAILED, LOADING, READY, STOPPING, LoadedModel
 
 GOLDEN = [{"question": "What is MLflow?", "token_ids": [1, 2, 3], "max_new_tokens": 8}]
 SAME, OTHER = {"token_ids": [1, 2, 3]}, {"token_ids": [1, 2, 4]}
-
-
-class Model(StandIn):
-    """Closes later than it is asked to, as one does that still answers."""
-
-    is_to_close = False
-
-    def close_when_idle(self) -> None:
-        self.is_to_close = True
 
 
 def loaded(model: StandIn, version: str = "1") -> LoadedModel:
@@ -47,14 +39,14 @@ def shelf(**models: StandIn) -> Predictor:
 
 
 def test_ready_once_the_golden_questions_were_answered_as_recorded():
-    predictor = Predictor(lambda uri: loaded(Model(SAME, GOLDEN)), "uri", 1)
+    predictor = Predictor(lambda uri: loaded(StandIn(SAME, GOLDEN)), "uri", 1)
     assert predictor.status == LOADING
     asyncio.run(predictor.start())
     assert (predictor.status, predictor.failure) == (READY, "")
 
 
 def test_other_tokens_than_recorded_are_a_failure_that_names_the_question():
-    model = Model(OTHER, GOLDEN)
+    model = StandIn(OTHER, GOLDEN)
     predictor = predictor_of(model)
     assert predictor.status == FAILED and predictor.model is None
     assert "'What is MLflow?'" in predictor.failure
@@ -85,7 +77,7 @@ def test_nothing_is_answered_before_the_model_is_loaded():
 
 
 def test_an_engine_that_is_down_turns_ready_off_and_on_again():
-    model = Model({})
+    model = StandIn({})
     predictor = predictor_of(model)
     assert predictor.status == READY
     model.healthy = False
@@ -98,7 +90,7 @@ def test_an_engine_that_is_down_turns_ready_off_and_on_again():
 
 
 def test_no_more_than_the_limit_are_accepted_and_a_place_comes_back():
-    predictor = predictor_of(Model({}), queue_limit=2)
+    predictor = predictor_of(StandIn({}), queue_limit=2)
     with predictor.accepted(), predictor.accepted():
         with pytest.raises(Overloaded), predictor.accepted():
             pass
@@ -107,7 +99,7 @@ def test_no_more_than_the_limit_are_accepted_and_a_place_comes_back():
 
 
 def test_a_question_that_fails_gives_its_place_back():
-    predictor = predictor_of(Model({}), queue_limit=1)
+    predictor = predictor_of(StandIn({}), queue_limit=1)
     for _ in range(3):
         with pytest.raises(KeyError), predictor.accepted():
             raise KeyError
@@ -116,7 +108,7 @@ def test_a_question_that_fails_gives_its_place_back():
 
 
 def test_a_stopping_server_takes_nothing_new_and_leaves_what_runs_alone():
-    model = Model({})
+    model = StandIn({})
     predictor = predictor_of(model)
     with predictor.accepted() as running:
         predictor.stop()
@@ -127,7 +119,7 @@ def test_a_stopping_server_takes_nothing_new_and_leaves_what_runs_alone():
 
 
 def test_closing_ends_both_models():
-    old, new = Model({}), Model({})
+    old, new = StandIn({}), StandIn({})
     predictor = shelf(v1=old, v2=new)
     asyncio.run(predictor.reload("v2"))
     predictor.close()
@@ -138,7 +130,7 @@ def test_closing_ends_both_models():
 
 
 def test_a_reload_answers_from_the_next_question_on():
-    old, new = Model({}), Model(SAME, GOLDEN)
+    old, new = StandIn({}), StandIn(SAME, GOLDEN)
     predictor = shelf(v1=old, v2=new)
     with predictor.accepted() as running:
         asyncio.run(predictor.reload("v2"))
@@ -150,15 +142,15 @@ def test_a_reload_answers_from_the_next_question_on():
 
 def test_without_an_address_the_first_one_is_looked_up_anew():
     asked = []
-    predictor = Predictor(lambda uri: asked.append(uri) or loaded(Model({})), "models:/m@champion", 8)
+    predictor = Predictor(lambda uri: asked.append(uri) or loaded(StandIn({})), "models:/m@champion", 8)
     asyncio.run(predictor.start())
     asyncio.run(predictor.reload())
     assert asked == ["models:/m@champion"] * 2
 
 
-@pytest.mark.parametrize("bad", [Model(OTHER, GOLDEN), None])
+@pytest.mark.parametrize("bad", [StandIn(OTHER, GOLDEN), None])
 def test_a_version_that_fails_its_check_changes_nothing(bad):
-    old = Model({})
+    old = StandIn({})
     predictor = shelf(v1=old, **({"v2": bad} if bad else {}))
     with pytest.raises(Conflict, match="The version cannot be served"):
         asyncio.run(predictor.reload("v2"))
@@ -168,12 +160,12 @@ def test_a_version_that_fails_its_check_changes_nothing(bad):
 
 
 def test_a_second_reload_at_once_is_refused_and_the_first_one_goes_on():
-    go_on, new = threading.Event(), Model({})
+    go_on, new = threading.Event(), StandIn({})
 
     def load(uri):
         if uri == "v2":
             go_on.wait(10)
-        return loaded(new if uri == "v2" else Model({}), uri)
+        return loaded(new if uri == "v2" else StandIn({}), uri)
 
     async def scenario():
         predictor = Predictor(load, "v1", 8)
@@ -190,7 +182,7 @@ def test_a_second_reload_at_once_is_refused_and_the_first_one_goes_on():
 
 
 def test_rollback_changes_places_and_back_again():
-    old, new = Model({}), Model({})
+    old, new = StandIn({}), StandIn({})
     predictor = shelf(v1=old, v2=new)
     with pytest.raises(Conflict, match="no version to go back to"):
         predictor.rollback()
@@ -200,10 +192,110 @@ def test_rollback_changes_places_and_back_again():
     assert not (old.closed or new.closed)
 
 
-def test_two_reloads_later_a_version_closes_once_it_is_idle():
-    first, second, third = Model({}), Model({}), Model({})
+def closed(model: StandIn) -> bool:
+    """Soon: an engine ends on a thread."""
+    deadline = time.monotonic() + 5
+    while not model.closed and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return model.closed
+
+
+def test_two_reloads_later_a_version_is_closed():
+    first, second, third = StandIn({}), StandIn({}), StandIn({})
     predictor = shelf(v1=first, v2=second, v3=third)
     asyncio.run(predictor.reload("v2"))
+    assert not first.closed
     asyncio.run(predictor.reload("v3"))
-    assert first.is_to_close and not (second.is_to_close or third.is_to_close)
-    assert not first.closed  # it may still be answering
+    assert closed(first) and not (second.closed or third.closed)
+
+
+def test_a_version_with_questions_under_way_is_closed_after_the_last_one():
+    first = StandIn({})
+    predictor = shelf(v1=first, v2=StandIn({}), v3=StandIn({}))
+    with predictor.accepted():
+        with predictor.accepted() as running:
+            assert running.answerer is first
+            for version in ("v2", "v3"):
+                asyncio.run(predictor.reload(version))
+        with predictor.accepted() as running:  # one of the third version does not keep the first one alive
+            assert running.answerer is not first
+        time.sleep(0.05)
+        assert not first.closed
+    assert closed(first)
+
+
+def test_the_end_of_the_server_closes_a_version_that_still_answers():
+    first = StandIn({})
+    predictor = shelf(v1=first, v2=StandIn({}), v3=StandIn({}))
+    with predictor.accepted():
+        for version in ("v2", "v3"):
+            asyncio.run(predictor.reload(version))
+        predictor.close()
+    assert first.closed
+
+
+def test_questions_to_every_version_count_for_the_limit():
+    predictor = shelf(v1=StandIn({}), v2=StandIn({}))
+    predictor._most = 2
+    with predictor.accepted():
+        asyncio.run(predictor.reload("v2"))
+        with predictor.accepted(), pytest.raises(Overloaded), predictor.accepted():
+            pass
+
+
+def test_a_good_reload_makes_up_for_a_first_load_that_failed():
+    shelf_of = {"v2": StandIn({})}
+    predictor = Predictor(lambda uri: loaded(shelf_of[uri], uri), "v1", 8)
+    asyncio.run(predictor.start())
+    assert predictor.status == FAILED and predictor.failure
+    asyncio.run(predictor.reload("v2"))
+    assert (predictor.status, predictor.failure) == (READY, "")
+
+
+def held_load(go_on: threading.Event, **models: StandIn) -> Predictor:
+    """v1 is loaded once it is let go, the others at once."""
+
+    def load(uri):
+        if uri == "v1":
+            go_on.wait(10)
+        return loaded(models[uri], uri)
+
+    return Predictor(load, "v1", 8)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_reload_during_the_first_load_is_refused_or_comes_after_it(waits):
+    go_on, second = threading.Event(), StandIn({})
+    predictor = held_load(go_on, v1=StandIn({}), v2=second)
+
+    async def scenario():
+        starting = asyncio.create_task(predictor.start())
+        await asyncio.sleep(0.01)
+        reloading = asyncio.create_task(predictor.reload("v2", waits=waits))
+        await asyncio.sleep(0.01)
+        go_on.set()
+        await starting
+        await reloading
+
+    if waits:
+        asyncio.run(scenario())
+        assert predictor.model.answerer is second
+    else:
+        with pytest.raises(Conflict, match="under way"):
+            asyncio.run(scenario())
+
+
+def test_what_was_loaded_while_the_server_stopped_is_closed():
+    fresh = StandIn({})
+    predictor = shelf(v1=StandIn({}), v2=fresh)
+    predictor.stop()
+    with pytest.raises(NotReady, match="stopping"):
+        asyncio.run(predictor.reload("v2"))
+    assert fresh.closed and predictor.previous is None
+
+
+@pytest.mark.parametrize(("version", "said"), [("7", "now answering: m version 7"), (None, "now answering: m")])
+def test_the_log_names_a_version_only_where_there_is_one(version, said, caplog):
+    caplog.set_level("INFO")
+    asyncio.run(Predictor(lambda uri: loaded(StandIn({}), version), "uri", 1).start())
+    assert said in caplog.messages

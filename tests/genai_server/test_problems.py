@@ -30,7 +30,7 @@ class Pyfunc:
 
     def predict(self, questions, params=None):
         if "break" in str(questions):
-            raise ZeroDivisionError("of no use to a caller")
+            raise ZeroDivisionError("of no use to a caller")  # as another one's model may
         if "down" in str(questions):
             raise MlflowException("The engine has ended.")
         return [item["question"] for item in questions]
@@ -155,10 +155,40 @@ def test_the_parameter_that_is_wrong_is_named_and_its_value_not_repeated(client)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/ask"])
-def test_a_fault_of_ours_is_told_without_its_traceback(client, path):
+def test_a_model_that_breaks_is_told_without_its_traceback(client, path):
     response = client.post(path, json=asked(path, "break"))
+    check(path, response, 500, ("server_error", "model_failed"), "", "model_failed")
+    assert "ZeroDivision" not in response.text and "of no use" not in response.text
+
+
+def test_a_model_that_breaks_on_one_item_does_not_spoil_a_batch(client):
+    response = client.post("/ask/batch", json={"questions": [asked("/ask", text) for text in ("a", "break", "b")]})
+    first, broken, last = response.json()["answers"]
+    assert response.status_code == 200 and response.json()["failed"] == 1
+    assert (first["answer"]["answer"], last["answer"]["answer"]) == ("a", "b")
+    assert (broken["error"]["status"], broken["error"]["code"]) == (500, "model_failed")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/ask"])
+def test_a_fault_of_ours_is_told_without_its_traceback(path, monkeypatch):
+    def faulty(*_):
+        raise ZeroDivisionError("of no use to a caller")
+
+    with app_of(Pyfunc()) as client:
+        while client.get("/health/ready").status_code != 200:
+            pass
+        monkeypatch.setattr(client.app.state.serving, "_done", faulty)
+        response = client.post(path, json=asked(path, "a"))
     check(path, response, 500, ("server_error", "internal_error"), "", "internal_error")
     assert "ZeroDivision" not in response.text and "of no use" not in response.text
+
+
+@pytest.mark.parametrize("path", FAMILIES)
+def test_another_host(path):
+    with app_of(Pyfunc(), allowed_hosts=("example.com",)) as client:
+        response = client.post(path, json=asked(path, "a"), headers={"host": "evil.com"})
+    check(path, response, 400, ("invalid_request_error", "unknown_host"), "BAD_REQUEST", "unknown_host")
+    assert "evil" not in response.text
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/ask"])

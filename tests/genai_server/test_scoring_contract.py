@@ -25,6 +25,7 @@ from fastapi.testclient import TestClient
 from mlflow.types.schema import ParamSchema, ParamSpec
 from tiny_model import LESSONS, make_lessons_gpt2
 
+from genai_server.answerers import Scoring
 from genai_server.app import create_app
 from genai_server.metrics import Metrics
 from genai_server.predictor import LoadedModel
@@ -32,7 +33,7 @@ from genai_server.routes.scoring import _Scored
 from genai_server.settings import ServerSettings
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
-TIMINGS = ("first_token_s", "total_s")
+TIMINGS = ("first_token_s", "total_s", "queued_s")
 ONE, BOTH = "Count.", ["Count.", "Say hello."]
 
 
@@ -359,6 +360,6 @@ class Pyfunc:
 )
 def test_the_servers_deadline_holds_where_it_is_the_shorter_one(given, meant):
     metrics = Metrics(lambda: "m", lambda: None)
-    assert _Scored(Pyfunc("timeout_s"), 5.0, metrics).predict(None, given) == meant
-    assert _Scored(Pyfunc("seed"), 5.0, metrics).predict(None, given) == given
-    assert _Scored(Pyfunc(), 5.0, metrics).predict(None, given) == given
+    assert _Scored(Scoring(Pyfunc("timeout_s")), 5.0, metrics).predict(None, given) == meant
+    assert _Scored(Scoring(Pyfunc("seed")), 5.0, metrics).predict(None, given) == given
+    assert _Scored(Scoring(Pyfunc()), 5.0, metrics).predict(None, given) == given

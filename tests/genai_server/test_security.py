@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from genai_server.answerers import ThreadAnswerer
 from genai_server.app import create_app
 from genai_server.predictor import LoadedModel
-from genai_server.security import OPEN_PATHS
+from genai_server.security import OPEN_PATHS, WEBHOOK_PATH
 from genai_server.settings import ServerSettings
 
 KEYS = ("first-key-1234", "second-key-1234")
@@ -70,6 +70,19 @@ def test_no_route_but_the_open_ones_answers_without_a_key(client):
     }  # fmt: skip
     assert {path for _, path in open_to_all} <= OPEN_PATHS
     assert OPEN_PATHS <= paths
+
+
+def test_the_webhook_is_signed_and_the_only_route_that_a_secret_adds():
+    settings = {"api_keys": KEYS, "webhook_secret": "the-webhooks-secret", "model_uri": "models:/m@champion"}
+    app, without = app_of(**settings), app_of(**settings | {"webhook_secret": ""})
+    assert set(every_route(app)) - set(every_route(without)) == {
+        (method, WEBHOOK_PATH) for method in ("POST", "HEAD", "OPTIONS")
+    }
+    with TestClient(app, raise_server_exceptions=False) as client:
+        open_to_all = {path for method, path in every_route(app) if client.request(method, path).status_code < 400}
+        assert open_to_all <= OPEN_PATHS
+        unsigned = client.post(WEBHOOK_PATH, json={})
+        assert unsigned.status_code == 401 and unsigned.json()["code"] == "invalid_signature"
 
 
 def test_what_is_open_tells_no_secret_and_runs_nothing(client):

@@ -36,11 +36,15 @@ class Traces(Tracer):
 
     def __init__(self):
         super().__init__(0)
-        self.taken = []
+        self.taken, self.failures = [], []
 
     def answered(self, asked, answer, info, started_ns, ended_ns):
         assert 0 < started_ns <= ended_ns
         self.taken.append((asked.request_id, info["model_version"]))
+
+    def failed(self, asked, error_type, info, started_ns, ended_ns):
+        assert 0 < started_ns <= ended_ns
+        self.failures.append((asked.request_id, error_type))
 
 
 def served(pyfunc: Pyfunc, timeout_s: float = 60.0, queue_limit: int = 8, start: bool = True) -> Serving:
@@ -56,7 +60,7 @@ def asked(**params) -> Asked:
 
 def test_an_answer_names_the_versions_that_gave_it_and_the_request():
     answer = asyncio.run(served(Pyfunc()).answer(asked()))
-    assert answer == {"answer": "What is MLflow?", **COUNTED, **INFO, "request_id": "id-1"}
+    assert answer == {"answer": "What is MLflow?", **COUNTED, **INFO, "prompt_source": "model", "request_id": "id-1"}
 
 
 def test_a_stream_ends_with_the_same_whole_answer():
@@ -84,7 +88,63 @@ def test_the_models_refusals_become_the_servers(code, ours):
             asyncio.run(serving.answer(asked()))
         with pytest.raises(ours, match="no such thing"):
             asyncio.run(anext(serving.stream(asked())))
-    assert serving.tracer.taken == []
+    assert serving.tracer.taken == [] and serving.tracer.failures == [("id-1", ours.code)] * 4
+    assert b"requests_cancelled_total{" not in serving.metrics.text()
+
+
+def test_what_is_refused_for_want_of_a_place_is_not_traced():
+    async def scenario():
+        await serving.predictor.start()
+        with serving.predictor.accepted(), pytest.raises(Overloaded):
+            await serving.answer(asked())
+
+    serving = served(Pyfunc(), queue_limit=1, start=False)
+    asyncio.run(scenario())
+    assert serving.tracer.failures == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_caller_who_leaves_is_counted_and_traced_once(streams):
+    class Waiting(ThreadAnswerer):
+        async def ask(self, question, params):
+            await asyncio.sleep(60)
+
+        async def stream(self, question, params):
+            yield {"delta": "a"}
+            await asyncio.sleep(60)
+
+    async def scenario():
+        await serving.predictor.start()
+        if streams:
+            pieces = serving.stream(asked())
+            await anext(pieces)
+            await pieces.aclose()
+            return
+        asking = asyncio.create_task(serving.answer(asked()))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    serving = served(Pyfunc(), start=False)
+    serving.predictor._load = lambda uri: LoadedModel(Waiting(Pyfunc()), INFO)
+    asyncio.run(scenario())
+    assert b'genai_requests_cancelled_total{model_name="m"} 1.0' in serving.metrics.text()
+    assert serving.tracer.failures == [("id-1", "caller_left")]
+
+
+def test_a_stream_that_is_closed_after_its_last_piece_was_whole():
+    async def scenario():
+        await serving.predictor.start()
+        pieces = serving.stream(asked())
+        while (await anext(pieces))["delta"]:
+            pass
+        await pieces.aclose()
+
+    serving = served(Pyfunc(), start=False)
+    asyncio.run(scenario())
+    assert serving.tracer.failures == [] and len(serving.tracer.taken) == 1
+    assert b"requests_cancelled_total{" not in serving.metrics.text()
 
 
 def test_a_stream_holds_a_place_until_it_is_closed():

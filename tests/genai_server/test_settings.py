@@ -6,12 +6,17 @@ import dataclasses
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from conftest import REPO, free_port
 
 from genai_server.errors import SettingsError
 from genai_server.settings import ServerSettings
+
+MANIFEST = Path(tempfile.mkdtemp()) / "manifest.json"
+MANIFEST.write_text('{"model": {"name": "m"}}')
 
 # Every variable with a good value, and the field that it sets.
 GOOD = {
@@ -29,7 +34,11 @@ GOOD = {
     "MLFLOW_TRACE_SAMPLING_RATIO": ("1", "trace_sampling_ratio", 1.0),
     "MLFLOW_EXPERIMENT_NAME": ("mine", "trace_experiment", "mine"),
     "TRACE_TEXTS": ("True", "trace_texts", True),
+    "MODEL_INFO_FILE": (str(MANIFEST), "model_identity", {"model": {"name": "m"}}),
+    "WEBHOOK_SECRET": ("a-long-secret", "webhook_secret", "a-long-secret"),
     "FEEDBACK_FILE": ("/tmp/f.jsonl", "feedback_file", "/tmp/f.jsonl"),
+    "PROMPT_REFRESH_S": ("0.5", "prompt_refresh_s", 0.5),
+    "PROMPT_FILE": ("/tmp/p.json", "prompt_file", "/tmp/p.json"),
     "LOG_FORMAT": ("JSON", "log_format", "json"),
     "LOG_LEVEL": ("Warning", "log_level", "warning"),
 }

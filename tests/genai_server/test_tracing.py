@@ -19,6 +19,7 @@ from genai_server.app import create_app
 from genai_server.predictor import LoadedModel
 from genai_server.serving import Asked
 from genai_server.settings import ServerSettings
+from genai_server.trace_writer import _phases
 from genai_server.tracing import Tracer, attributes
 
 INFO = {"model": "tiny", "model_version": "7", "prompt": "qa-simple/3"}
@@ -32,6 +33,8 @@ CALLERS_TRACE, CALLERS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203
 class Pyfunc:
     def predict(self, questions, params):
         time.sleep(0.05)
+        if questions[0]["question"] == "break":
+            raise ZeroDivisionError("zebra in the error")
         return [ANSWER for _ in questions]
 
 
@@ -74,12 +77,17 @@ def traces(tmp_path_factory) -> dict:
             assert client.post("/ask", json=body, headers=named).status_code == 200
         stream = client.post("/ask/stream", json={"question": "a"}, headers={"X-Request-ID": "stream"})
         assert "event: end" in stream.text
+        for name, header in (("failed", "nonsense"), ("failed-continued", f"00-{'2' * 32}-{CALLERS_SPAN}-01")):
+            named = {"X-Request-ID": name, "traceparent": header}
+            assert client.post("/ask", json={"question": "break"}, headers=named).status_code == 500
 
         def found() -> dict:
             every = store.search_traces(locations=[experiment])
             return {trace.info.tags.get("request_id"): trace for trace in every}
 
-        wait_until(lambda: set(found()) == {"plain", "broken", "zero", "continued", "stream"})
+        names = {"plain", "broken", "zero", "continued", "stream", "failed", "failed-continued"}
+        wait_until(lambda: set(found()) == names)
+        wait_until(lambda: all(trace.info.state != "IN_PROGRESS" for trace in found().values()))
         return found()
 
 
@@ -133,6 +141,29 @@ def test_a_callers_trace_is_continued(traces):
     }  # fmt: skip
 
 
+def test_a_request_that_failed_is_a_trace_with_its_error(traces):
+    for name in ("failed", "failed-continued"):
+        trace, root = traces[name], root_of(traces[name])
+        assert trace.info.state == "ERROR" and root.status.status_code == "ERROR"
+        assert root.attributes["error.type"] == "model_failed" and len(trace.data.spans) == 1
+        assert root.attributes["gen_ai.response.finish_reasons"] == ["error"]
+        assert root.end_time_ns - root.start_time_ns >= 50_000_000
+
+
+def test_every_trace_has_ended_also_one_whose_root_never_comes(traces):
+    for name in ("plain", "broken", "zero", "continued", "stream"):
+        assert traces[name].info.state == "OK"
+
+
+def test_the_time_in_the_queue_is_a_span_of_its_own():
+    record = Tracer(1.0)._record(asked(), {**ANSWER, "queued_s": 0.004}, INFO, 10**9, 2 * 10**9)
+    assert _phases(record) == [
+        ("queue", "start_ns", "begun_ns"), ("prefill", "begun_ns", "first_token_ns"),
+        ("decode", "first_token_ns", "end_ns"),
+    ]  # fmt: skip
+    assert record["begun_ns"] == 10**9 + 4_000_000
+
+
 def test_a_header_that_is_no_trace_starts_a_new_one(traces):
     for name in ("broken", "zero"):
         assert root_of(traces[name]).parent_id is None and len(traces[name].data.spans) == 3
@@ -141,7 +172,7 @@ def test_a_header_that_is_no_trace_starts_a_new_one(traces):
 
 def test_no_text_is_in_it_unless_asked(traces):
     for trace in traces.values():
-        assert "zebra" not in trace.to_json()
+        assert "zebra" not in trace.to_json()  # not of the error either
 
 
 # --- what is handed over ---

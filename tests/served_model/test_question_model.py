@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 
 import pandas as pd
@@ -26,6 +27,27 @@ def test_the_answer_goes_through_the_prompt(model):
     (answer,) = model.answer("Count.", {})
     assert (answer["answer"], answer["finish_reason"], answer["warnings"]) == (LESSONS["Count."], "stop", [])
     assert answer["prompt_tokens"] == len(model.text_model.tokenizer.encode("Question: Count.\nAnswer:").ids)
+
+
+@pytest.mark.parametrize("way", ["ask", "ask_stream"])
+def test_a_whole_prompt_leaves_the_frozen_one_out(model, way):
+    """As a server hands in the prompt that is in production now."""
+
+    async def asked(question: str, **how: bool) -> dict:
+        if way == "ask":
+            return (await model.ask(question, {"max_new_tokens": 8}, **how))[0]
+        return [piece async for piece in model.ask_stream(question, {"max_new_tokens": 8}, **how)][-1]
+
+    framed, whole, bare = (
+        asyncio.run(asked(question, **how))
+        for question, how in (
+            ("Count.", {}),
+            ("Question: Count.\nAnswer:", {"is_rendered": True}),
+            ("Count.", {"is_rendered": True}),
+        )
+    )
+    assert whole["token_ids"] == framed["token_ids"] and whole["prompt_tokens"] == framed["prompt_tokens"]
+    assert bare["prompt_tokens"] < framed["prompt_tokens"]
 
 
 @pytest.mark.parametrize(
@@ -130,10 +152,36 @@ def test_cancelling_a_list_of_questions_ends_the_work_of_all(model):
     assert asyncio.run(cancelled()) > 20
 
 
+def test_answers_that_a_thread_waits_for_are_stopped_from_another_one(model):
+    stops, before = [], model.engine_load().cancelled
+    stopping = threading.Timer(0.05, lambda: stops[0]())
+
+    def on_start(stop):
+        stops.append(stop)
+        stopping.start()
+
+    sampled = {"temperature": 3.0, "max_new_tokens": 200}
+    answers = model.answer(["Count."] * 400, sampled, on_start=on_start)
+    assert len(answers) == 400 and len(stops) == 1
+    assert sum(answer["finish_reason"] == "cancelled" for answer in answers) > 20
+    assert model.engine_load().cancelled > before
+
+
+def test_answers_that_are_stopped_before_they_begin(model):
+    (answer,) = model.answer("Count.", {"max_new_tokens": 200}, on_start=lambda stop: stop())
+    assert answer["finish_reason"] == "cancelled"
+
+
+def test_the_time_before_the_engine_began_is_part_of_an_answers_time(model):
+    answers = model.answer(["Count."] * 200, {"max_new_tokens": 30, "temperature": 3.0})
+    assert all(0 <= answer["queued_s"] <= answer["first_token_s"] + 0.01 for answer in answers)
+    assert max(answer["queued_s"] for answer in answers) > min(answer["queued_s"] for answer in answers)
+
+
 def test_a_history_is_given_as_turns_and_a_first_question_through_the_template(model, monkeypatch):
     seen, tokenizer = [], model.text_model.tokenizer
 
-    def complete(prompts, _):
+    def complete(prompts, *_):
         seen.extend(tokenizer.decode(prompt.token_ids, skip_special_tokens=False) for prompt in prompts)
         return []
 

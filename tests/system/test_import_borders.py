@@ -18,6 +18,7 @@ FORBIDDEN = {
 # Only these modules of the orchestrator may touch MLflow.
 MLFLOW_SEAMS = {"tracking", "prompts/registry.py", "packaging.py", "evaluation/judges.py", "verification/probe.py"}
 HEAVY = {"mlflow", "torch", "transformers", "scipy", "matplotlib", "pandas", "numpy", "langchain_core"}
+HEAVY |= {"boto3", "botocore"}
 # Imported by nothing that `--help` reaches.
 MAY_IMPORT_HEAVY_AT_TOP = {"generation.py", "verification/probe.py"}
 
@@ -77,11 +78,12 @@ def test_a_stage_never_imports_a_stage():
         assert not [name for name in imported(path) if name.startswith("genai_lifecycle.stages")], path
 
 
-@pytest.mark.parametrize("library", ["mlflow", "boto3"])
+@pytest.mark.parametrize("library", ["mlflow", "boto3", "botocore", "s3transfer"])
 def test_only_the_seams_touch_the_outside(library):
     for path in files_of("genai_lifecycle"):
         place = path.relative_to(REPO / "genai_lifecycle").as_posix()
-        allowed = library == "mlflow" and any(place == seam or place.startswith(f"{seam}/") for seam in MLFLOW_SEAMS)
+        seams = MLFLOW_SEAMS if library == "mlflow" else {"storage"}
+        allowed = any(place == seam or place.startswith(f"{seam}/") for seam in seams)
         assert allowed or library not in packages(imported(path)), path
 
 

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from genai_lifecycle.evaluation import report
-from genai_lifecycle.results import ExperimentResult, Interval, PromptRef, TemplateScore, Verdict
+from genai_lifecycle.results import Comparison, ExperimentResult, Interval, PromptRef, TemplateScore, Verdict
 
 METRICS = {
     "token_f1": 0.5,
@@ -30,7 +30,16 @@ def score(name: str, f1: float) -> TemplateScore:
 RESULT = ExperimentResult(
     run_id="run",
     scores=(score("qa-expert", 0.6), score("qa-simple", 0.4)),
-    verdict=Verdict("win", "qa-expert", "qa-simple", "token_f1", Interval(0.2, 0.1, 0.3)),
+    verdict=Verdict(
+        "win",
+        "qa-expert",
+        "qa-simple",
+        "token_f1",
+        Interval(0.2, 0.1, 0.3),
+        10,
+        None,
+        (Comparison("qa-expert", "qa-simple", "win", Interval(0.2, 0.1, 0.3), 0.01),),
+    ),  # fmt: skip
     winner=score("qa-expert", 0.6).prompt,
     cases=10,
     traces=20,
@@ -75,7 +84,7 @@ def test_an_answer_of_several_lines_stays_one_item_of_the_list():
 def test_all_files_are_written(tmp_path):
     report.write(tmp_path, RESULT, ROWS)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "report.md", "results.csv", "prompts.json", "quality.png", "speed.png",
+        "report.md", "results.csv", "prompts.json", "quality.png", "speed.png", "comparison.json", "differences.png",
     }  # fmt: skip
     prompts = json.loads((tmp_path / "prompts.json").read_text())
     assert prompts[0] == {"name": "qa-expert", "version": 2, "template": "qa-expert: {{question}}"}

@@ -7,9 +7,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from conftest import saved_model
 
 from genai_lifecycle.errors import ConfigError, ServerFailed
-from genai_lifecycle.stages.chat import HttpPartner, Session, open_partner
+from genai_lifecycle.prompts import registry
+from genai_lifecycle.stages.chat import HttpPartner, LoadedPartner, Session, open_partner
 
 
 class Server(BaseHTTPRequestHandler):
@@ -26,7 +28,11 @@ class Server(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != "Bearer a-good-key":
             self._send(401, "application/problem+json", json.dumps({"detail": "This server needs a key."}))
             return
-        text = f"{body['question']} after {len(body['history'])}"
+        prompt = "".join(f" {body[name]}" for name in ("prompt_name", "prompt_alias", "prompt_version") if name in body)
+        if "missing" in prompt:
+            self._send(404, "application/problem+json", json.dumps({"detail": "There is no prompt 'missing'."}))
+            return
+        text = f"{body['question']} after {len(body['history'])}{prompt}"
         events = [f"data: {json.dumps({'delta': word})}\n\n" for word in text.split(" ")]
         if body["question"] == "break":
             events.append('event: error\ndata: {"detail": "The engine ended."}\n\n')
@@ -66,6 +72,40 @@ def test_earlier_turns_are_kept_until_they_are_reset(url):
     lines = ["one", "two", "/reset", "three", "/quit", "never asked"]
     answers = said(HttpPartner(url, "a-good-key", 8), lines, for_a_person=False).splitlines()
     assert answers == ["one after 0", "two after 2", "The earlier turns are forgotten.", "three after 0"]
+
+
+def test_a_prompt_is_named_and_the_earlier_turns_go(url):
+    lines = ["one", "/prompt qa-expert", "two", "/prompt qa-expert@production", "two", "/prompt qa-expert/3", "two",
+             "/prompt", "three"]  # fmt: skip
+    answers = said(HttpPartner(url, "a-good-key", 8), lines, for_a_person=False).splitlines()
+    assert [line for line in answers if " after " in line] == [
+        "one after 0", "two after 0 qa-expert", "two after 0 qa-expert production", "two after 0 qa-expert 3",
+        "three after 0",
+    ]  # fmt: skip
+    assert "From here on with qa-expert/3; the earlier turns are forgotten." in answers
+
+
+@pytest.mark.parametrize("name", ["missing", "a/b"])
+def test_a_prompt_that_is_not_there_is_told_and_the_chat_goes_on(url, name):
+    text = said(HttpPartner(url, "a-good-key", 8), [f"/prompt {name}", "one", "two"], for_a_person=False)
+    assert ("There is no prompt 'missing'" if name == "missing" else "not named as one") in text
+    assert text.splitlines()[-1].startswith("two after ") and "missing" not in text.splitlines()[-1]
+
+
+def test_a_loaded_version_answers_with_a_prompt_of_the_registry(store, tiny_gpt2, tmp_path):
+    for name, template in (("short", "Q: {{question}} A:"), ("two", "{{question}} {{context}}")):
+        registry.register(name, template, "test", {})
+    partner = LoadedPartner(str(saved_model(tmp_path, tiny_gpt2)), 8)
+    packaged = partner._model.unwrap_python_model().model
+    expected = [*packaged.stream("Q: one A:", {"max_new_tokens": 8}, is_rendered=True)][-1]["answer"]
+    own, other, refused, missing = (
+        said(partner, [line, "one"] if line else ["one"], for_a_person=False)
+        for line in ("", "/prompt short", "/prompt two", "/prompt nothing")
+    )
+    assert other.splitlines()[-1] == " ".join(expected.split()) != own.splitlines()[-1]
+    assert "other variables" in refused and "no prompt 'nothing'" in missing
+    assert partner.info()["prompt"] == "short/1"
+    packaged.close()
 
 
 def test_who_answers_and_help(url):

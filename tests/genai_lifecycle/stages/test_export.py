@@ -15,9 +15,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from genai_lifecycle import bundle
+from genai_lifecycle import bundle, packaging
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import BundleError, ExportDeclined, NotFound, TrackingUnavailable
+from genai_lifecycle.fingerprint import artifacts_sha256
 from genai_lifecycle.results import ExportResult
 from genai_lifecycle.stages import export as stage
 from genai_lifecycle.stages.export import export_model
@@ -259,6 +260,40 @@ def test_weights_that_are_not_those_that_were_registered(version):
 # --- S3 -------------------------------------------------------------------------------------------
 
 S3 = {"s3_endpoint_url": "http://127.0.0.1:9", "s3_access_key": "our-key", "s3_secret_key": "our-secret"}
+
+
+@pytest.mark.parametrize("change", [{"artifacts/code/__init__.py": b"import os"}, {"artifacts/code/more.py": b""}])
+def test_a_file_that_is_not_as_it_was_registered(version, tmp_path, change):
+    """Code as well: it runs wherever the bundle does."""
+    tags = {"weights_sha256": SHA256, "artifacts_sha256": registered_artifacts(tmp_path)}
+    assert_refused(version(change, tags), r"The files in artifacts/ of version \d+ .* are not those that were reg")
+
+
+def test_all_files_as_they_were_registered(version, tmp_path):
+    config = version(tags={"weights_sha256": SHA256, "artifacts_sha256": registered_artifacts(tmp_path)})
+    assert export(config).files
+
+
+def registered_artifacts(tmp_path: Path) -> str:
+    """What deploy records of FILES."""
+    folder = tmp_path / "registered"
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return artifacts_sha256(folder / "artifacts", packaging.ARTIFACTS.values())
+
+
+def test_a_damaged_description(version):
+    assert_refused(version({"MLmodel": b"flavors: ["}), "MLmodel cannot be read")
+
+
+def test_no_path_of_this_machine_leaves_and_what_the_registry_has_is_told(version):
+    logged = b"artifact_path: /home/a\nflavors:\n  python_function:\n    model_code_path: /home/a/code.py\n"
+    config = version({"MLmodel": logged})
+    export(config)
+    assert b"/home/" not in (config.output_dir / "model" / "MLmodel").read_bytes()
+    manifest = json.loads((config.output_dir / "manifest.json").read_text("utf-8"))
+    assert manifest["changed_from_registry"] == {"model/MLmodel": hashlib.sha256(logged).hexdigest()}
 
 
 def test_the_s3_flags_are_in_the_environment_during_the_download_only(version, monkeypatch):

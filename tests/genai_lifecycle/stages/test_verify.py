@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from genai_lifecycle.errors import NotFound, VerificationFailed
+from genai_lifecycle.errors import GateRefused, NotFound, VerificationFailed
 from genai_lifecycle.results import VerificationReport
 from genai_lifecycle.stages import verify as stage
 from genai_lifecycle.stages.deploy import deploy_model
@@ -150,3 +151,46 @@ def test_there_is_nothing_to_test_before_deploy(store, make_config):
     with pytest.raises(NotFound, match="There is no candidate version") as error:
         verify_candidate(make_config(), store)
     assert "--mode deploy" in error.value.hint
+
+
+# --- the gate -------------------------------------------------------------------------------------
+
+
+def test_a_version_that_works_but_answers_worse_is_refused_and_force_is_recorded(life, report, experimented):
+    worse = next(score.prompt for score in experimented.scores if score.prompt.name == "qa-simple")
+    made = deploy_model(life.config, life.source, life.store, worse, {})
+    before = aliases(life)
+    with pytest.raises(GateRefused, match=f"Version {made.version} works, .* worse than version") as refused:
+        verify_candidate(life.config, life.store)
+    assert refused.value.exit_code == 16 and "--force" in refused.value.hint
+    assert aliases(life) == before
+    tags = version_tags(life, made.version)
+    assert (tags["lifecycle.test"], tags["gate.decision"], tags["gate.forced"]) == ("passed", "refused", "false")
+    assert "worse than version" in tags["gate.reasons"]
+    verdict = mlflow.artifacts.load_dict(f"runs:/{tags['lifecycle.test_run']}/verdict.json")
+    assert verdict["subject"] == f"version {made.version}" and verdict["allowed"] is False
+
+    forced = verify_candidate(dataclasses.replace(life.config, force=True), life.store)
+    assert (forced.champion, forced.decision.forced) == (made.version, True)
+    assert version_tags(life, made.version)["gate.forced"] == "true"
+    model_registry.swap_champion(life.config.registered_model_name)
+    assert aliases(life)["champion"] == before["champion"]
+
+
+def test_the_champion_answers_again_where_its_test_was_over_other_cases(life, report, redeploy, tmp_path, caplog):
+    from conftest import make_cases
+
+    redeploy()
+    config = dataclasses.replace(life.config, cases=make_cases(tmp_path / "other.jsonl"))
+    with caplog.at_level("INFO", logger="genai_lifecycle"):
+        found = verify_candidate(config, life.store)
+    assert "answers the same cases" in caplog.text
+    assert any("not worse than version" in reason for reason in found.decision.reasons)
+
+
+def test_a_wrong_gate_file_is_told_before_anything_is_done(life, report, tmp_path):
+    from genai_lifecycle.errors import ConfigError
+
+    (tmp_path / "gate.yaml").write_text("model: {mode: perhaps}\n")
+    with pytest.raises(ConfigError, match="mode is 'perhaps'"):
+        verify_candidate(dataclasses.replace(life.config, gate=tmp_path / "gate.yaml"), life.store)

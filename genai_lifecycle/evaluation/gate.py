@@ -1,0 +1,145 @@
+"""The gate: may a version replace the one in use? Pure: it is given scores, and moves, tags and reads no registry.
+
+`prompts/promotion.py` asks it about prompts, the stage `verify` about model versions.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from genai_lifecycle.errors import ConfigError
+from genai_lifecycle.evaluation.statistics import more_cases, paired_difference
+from genai_lifecycle.results import Decision
+
+MODES = ("on", "dry-run", "off")
+SUBJECTS = ("prompt", "model")
+CONFIDENCE = 0.95
+VERDICT_FILE = "verdict.json"
+_HINT = "The file gate.yaml of this checkout shows every key; docs/evaluation.md explains them."
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What gate.yaml asks of one kind of version."""
+
+    mode: str = "on"
+    metric: str = "token_f1"  # higher is better
+    threshold: float = 0.0  # in the metric's unit; the mean must reach it
+    margin: float = 0.05  # in the metric's unit, 0 or more: so much worse than the former version is still no loss
+    latency_ms: float = 30_000.0  # of the median answer
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an evaluation found out about one version."""
+
+    subject: str  # for example qa-simple/2
+    cases_sha256: str  # two versions are compared over the same cases only
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of each metric, one for each case
+    latencies_ms: tuple[float, ...] = ()
+
+
+def load_policy(path: Path, subject: str) -> Policy:
+    """The policy for `subject` ("prompt" or "model"). Raises ConfigError naming the file and what is wrong in it."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+    except OSError as exc:
+        raise ConfigError(f"The gate file {path} cannot be read: {exc.strerror}.", hint=_HINT) from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The gate file {path} is no YAML: {str(exc).splitlines()[0]}.", hint=_HINT) from exc
+    if not isinstance(content, dict) or set(content) - set(SUBJECTS):
+        raise ConfigError(f"The gate file {path} may have the keys {' and '.join(SUBJECTS)} only.", hint=_HINT)
+    return _policy(path, subject, content.get(subject) or {})
+
+
+def _policy(path: Path, subject: str, given: Any) -> Policy:
+    names = [item.name for item in fields(Policy)]
+    unknown = sorted(set(given) - set(names)) if isinstance(given, dict) else [given]
+    if unknown:
+        raise ConfigError(f"{path}, {subject}: {unknown[0]!r} is unknown.", hint=f"Use {', '.join(names)}.")
+    values = dict(given)
+    if isinstance(values.get("mode"), bool):  # YAML reads a bare `on` as true
+        values["mode"] = "on" if values["mode"] else "off"
+    policy = Policy(**values)
+    if policy.mode not in MODES:
+        raise ConfigError(f"{path}, {subject}: mode is {policy.mode!r}.", hint=f"Use one of {', '.join(MODES)}.")
+    if not isinstance(policy.metric, str):
+        raise ConfigError(f"{path}, {subject}: metric is {policy.metric!r}.", hint="Use the name of a score.")
+    for name in ("threshold", "margin", "latency_ms"):
+        _require_number(path, subject, name, getattr(policy, name))
+    return policy
+
+
+def _require_number(path: Path, subject: str, name: str, value: Any) -> None:
+    right = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    if not right or (name != "threshold" and value < 0):
+        raise ConfigError(f"{path}, {subject}: {name} is {value!r}.", hint="Use a number, 0 or more.")
+
+
+def decide(
+    policy: Policy, candidate: Evidence | None, former: Evidence | None, *, seed: int = 0, force: bool = False
+) -> Decision:
+    """Whether the candidate may take the place of the former version.
+
+    Args:
+        candidate: None when nothing is known about it, which is a refusal.
+        former: the version in use; None when there is none to compare with.
+        force: let it pass whatever the findings, and record that.
+    """
+    if policy.mode == "off":
+        return Decision(True, True, policy.mode, force, ("the gate is off",))
+    findings = _findings(policy, candidate, former, seed)
+    passed = all(good for good, _ in findings)
+    reasons = tuple(text for _, text in findings)
+    return Decision(passed or force or policy.mode == "dry-run", passed, policy.mode, force, reasons)
+
+
+def _findings(policy: Policy, candidate: Evidence | None, former: Evidence | None, seed: int) -> list[tuple[bool, str]]:
+    """(good, sentence) for each thing that was looked at."""
+    if candidate is None:
+        return [(False, "it was not evaluated")]
+    scores = candidate.scores.get(policy.metric)
+    if not scores:
+        return [(False, f"its evaluation has no {policy.metric}")]
+    found = [_threshold(policy, scores), _latency(policy, candidate)]
+    return [*found, _against(policy, scores, former, candidate, seed)] if former is not None else found
+
+
+def _threshold(policy: Policy, scores: tuple[float, ...]) -> tuple[bool, str]:
+    mean = sum(scores) / len(scores)
+    good = mean >= policy.threshold
+    return good, f"{policy.metric} {mean:.3f} is {'at least' if good else 'below'} {policy.threshold:g}"
+
+
+def _latency(policy: Policy, candidate: Evidence) -> tuple[bool, str]:
+    if not candidate.latencies_ms:
+        return True, "no latency was measured"
+    median = statistics.median(candidate.latencies_ms)
+    good = median <= policy.latency_ms
+    return good, f"median answer in {median:.0f} ms, {'at most' if good else 'more than'} {policy.latency_ms:g} ms"
+
+
+def _against(
+    policy: Policy, scores: tuple[float, ...], former: Evidence, candidate: Evidence, seed: int
+) -> tuple[bool, str]:
+    """Non-inferiority (Piaggio et al., CONSORT extension 2012): the interval lies above -margin."""
+    before = former.scores.get(policy.metric)
+    if not before or former.cases_sha256 != candidate.cases_sha256 or len(before) != len(scores):
+        return False, f"{former.subject} was not evaluated over the same cases"
+    difference = paired_difference(scores, before, seed, CONFIDENCE)
+    interval = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] {policy.metric}"
+    if difference.low >= -policy.margin:
+        better = "better than" if difference.low > 0 else "not worse than"
+        return True, f"{better} {former.subject}: {interval}"
+    if difference.high < 0:
+        return False, f"worse than {former.subject}: {interval}"
+    above_margin = [a - b + policy.margin for a, b in zip(scores, before, strict=True)]
+    more = more_cases(above_margin)
+    needed = f"; about {more} more cases needed" if more and difference.mean > -policy.margin else ""
+    return False, f"may be worse than {former.subject} by more than {policy.margin:g}: {interval}{needed}"

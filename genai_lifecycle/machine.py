@@ -1,0 +1,62 @@
+"""What this machine offers: free disk space, who listens on a port, which versions are installed. Knows no MLflow."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;#]+)")
+
+
+def free_bytes(folder: Path) -> tuple[int, int]:
+    """(number of the disk, bytes free on it) where `folder` is, or would be. Raises OSError."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.stat().st_dev, shutil.disk_usage(folder).free
+
+
+def listener(port: int) -> str:
+    """What listens on the port, for example `python (process 4711)`; empty where it cannot be told."""
+    import psutil
+
+    try:
+        sockets = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:  # not everywhere may one see the processes of others
+        return ""
+    for item in sockets:
+        if item.status == psutil.CONN_LISTEN and item.laddr.port == port and item.pid:
+            return _process(item.pid)
+    return ""
+
+
+def _process(pid: int) -> str:
+    import psutil
+
+    try:
+        return f"{psutil.Process(pid).name()} (process {pid})"
+    except psutil.Error:
+        return f"process {pid}"
+
+
+def pins(file: Path) -> Mapping[str, str]:
+    """The exact versions in a requirements file, with those of the files that it includes. Raises OSError."""
+    return dict(_pins(file))
+
+
+def _pins(file: Path) -> Iterator[tuple[str, str]]:
+    for line in file.read_text("utf-8").splitlines():
+        if line.startswith("-r "):
+            yield from _pins(file.parent / line[3:].split("#")[0].strip())
+        elif found := _PIN.match(line.strip()):
+            yield found[1], found[2]
+
+
+def installed(name: str) -> str | None:
+    """The installed version without its local part (2.13.0, not 2.13.0+cpu); None where there is none."""
+    try:
+        return version(name).split("+")[0]
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,71 @@
+"""Feedback as cases: the questions that people judged, with the answer that they expected where they said it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from genai_lifecycle.errors import ConfigError
+from genai_lifecycle.monitoring.records import EXPECTED
+from genai_lifecycle.monitoring.whole_file import write_whole
+from genai_lifecycle.tracking.served import ServedRequest
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON's escapes can name one; a case file cannot hold it
+NO_TEXT = "the trace has no texts (TRACE_TEXTS=true)"
+IN_CONVERSATION = "the question is part of a conversation"
+NO_QUESTION = "what was asked is no question"
+
+
+@dataclass(frozen=True)
+class CasesFound:
+    """A case for each question, and why other judged requests gave none."""
+
+    cases: tuple[Mapping[str, str], ...]  # question, and reference where one was expected
+    left_out: Mapping[str, int]
+
+
+def cases_of(judged: Iterable[ServedRequest]) -> CasesFound:
+    """One case for each question that somebody judged; of several expected answers the newest.
+
+    Args:
+        judged: requests with feedback, newest first.
+    """
+    found: dict[str, str] = {}
+    left_out: Counter[str] = Counter()
+    for request in judged:
+        if why := _unusable(request):
+            left_out[why] += 1
+        elif not found.get(request.question):
+            found[request.question] = _expected(request)
+    cases = [{"question": question} | ({"reference": answer} if answer else {}) for question, answer in found.items()]
+    return CasesFound(tuple(reversed(cases)), dict(left_out))
+
+
+def _unusable(request: ServedRequest) -> str:
+    if request.question is None:
+        return NO_TEXT
+    if request.has_history:
+        return IN_CONVERSATION
+    is_text = isinstance(request.question, str) and request.question.strip()
+    return "" if is_text and not _HALF_CHARACTER.search(request.question) else NO_QUESTION
+
+
+def _expected(request: ServedRequest) -> str:
+    answers = [said.value for said in request.feedback if said.name in EXPECTED and isinstance(said.value, str)]
+    usable = [text for text in answers if text.strip() and not _HALF_CHARACTER.search(text)]
+    return usable[-1] if usable else ""
+
+
+def require_free(path: Path, force: bool) -> None:
+    """Raises ConfigError where a file would be replaced that nobody said may be."""
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already.", hint="Name another file with --to-cases, or add --force.")
+
+
+def write_cases(path: Path, found: CasesFound) -> None:
+    """JSON lines, in one step. Raises StorageFailed when they cannot be written."""
+    write_whole(path, "".join(json.dumps(case, ensure_ascii=False) + "\n" for case in found.cases))

@@ -1,0 +1,263 @@
+"""Mode `clean`: old runs, versions that no alias points at, and what killed commands left.
+
+What stays is decided here; how it is removed is in `tracking/trash.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from genai_lifecycle import progress
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import Busy
+from genai_lifecycle.lock import only_run
+from genai_lifecycle.results import Cleaning, Disposal
+from genai_lifecycle.scratch import PREFIX
+from genai_lifecycle.tracking import inventory, trash
+from genai_lifecycle.tracking.inventory import CLEANED_TAG, Model, Run, Version
+from genai_lifecycle.tracking.store import Store
+
+log = logging.getLogger(__name__)
+
+DAY_MS = 86_400_000
+IN_TRASH = "They are in the server's trash; its operator frees the space with: mlflow gc --backend-store-uri ..."
+VERSION_TAG = "lifecycle.version"  # of a test's run: the version that it tested
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the experiment and the registered model have, newest first."""
+
+    runs: Sequence[Run]
+    versions: Sequence[Version]  # of our registered model
+    other_versions: Sequence[Version]  # of every other one
+    models: Sequence[Model]
+
+    @cached_property
+    def children(self) -> Mapping[str, list[Run]]:
+        """Nested runs by their parent, where that is still there; the others stand alone."""
+        known, found = {run.run_id for run in self.runs}, {}
+        for run in self.runs:
+            if run.parent in known:
+                found.setdefault(run.parent, []).append(run)
+        return found
+
+    @cached_property
+    def roots(self) -> list[Run]:
+        nested = {child.run_id for family in self.children.values() for child in family}
+        return [run for run in self.runs if run.run_id not in nested]
+
+    def family(self, run: Run) -> Iterator[Run]:
+        """A run after all that is nested in it."""
+        for child in self.children.get(run.run_id, ()):
+            yield from self.family(child)
+        yield run
+
+
+def clean(config: E2EConfig, store: Store) -> Cleaning:
+    """Find what may go, and remove it when `config.apply` is set.
+
+    Never a version with an alias, nor the runs and traces that it came from. Everything is removed in an order that
+    leaves nothing half usable: killed at any moment, the same command goes on.
+
+    Raises:
+        Busy: another run works on the store (the caller holds the lock).
+        TrackingUnavailable, StorageFailed: the store stopped answering; what was removed until then is gone.
+    """
+    contents = _read(config, store)
+    versions = _old_versions(config, contents)
+    staying = [version for version in contents.versions if version not in versions]
+    models = _models_without_version(config, contents)
+    runs = _old_runs(config, contents, _protected(contents, staying))
+    scratch = _abandoned(config)
+    disposals = (
+        *[Disposal("scratch", str(path), why, inventory.folder_bytes(path)) for path, why in scratch],
+        *[_of_version(version) for version in versions],
+        *[_of_model(model) for model in models],
+        *[_of_run(run) for run in runs],
+    )
+    removed = 0
+    if config.apply and disposals:
+        with progress.steps("Removing", len(disposals)) as advance:
+            paths = [path for path, _ in scratch]
+            for gone in _removals(store, contents, paths, versions, models, runs):
+                removed += gone
+                advance(1)
+    return Cleaning(disposals, removed, _kept(config, staying), "" if store.direct else IN_TRASH)
+
+
+def _read(config: E2EConfig, store: Store) -> Contents:
+    every = inventory.versions()
+    return Contents(
+        runs=inventory.runs(store.experiment_id),
+        versions=[version for version in every if version.name == config.registered_model_name],
+        other_versions=[version for version in every if version.name != config.registered_model_name],
+        models=inventory.models(store.experiment_id),
+    )
+
+
+def _is_old(config: E2EConfig, since_ms: int) -> bool:
+    return since_ms <= time.time() * 1000 - config.older_than_days * DAY_MS
+
+
+# --- versions and models --------------------------------------------------------------------------
+
+
+def _old_versions(config: E2EConfig, contents: Contents) -> list[Version]:
+    """Without an alias, old enough, not among the newest, and not the source of a version that stays."""
+    nameless = [version for version in contents.versions if not version.aliases]
+    sources = {version.source for version in (*contents.versions, *contents.other_versions)}
+    return [
+        version
+        for version in nameless[config.keep :]
+        if _is_old(config, version.created_ms) and version.uri not in sources
+    ]
+
+
+def _models_without_version(config: E2EConfig, contents: Contents) -> list[Model]:
+    """Left by a deploy, or by a `clean`, that was killed. A version that goes takes its own model with it."""
+    used = {version.model_id for version in (*contents.versions, *contents.other_versions)}
+    running = {run.run_id for run in contents.runs if run.status == "RUNNING" and not run.is_left_open}
+    return [
+        model
+        for model in contents.models
+        if model.model_id not in used and model.run_id not in running and _is_old(config, model.created_ms)
+    ]
+
+
+def _own_model(contents: Contents, version: Version) -> Model | None:
+    """The logged model of a version, unless another version has it too."""
+    sharing = [other for other in (*contents.versions, *contents.other_versions) if other.model_id == version.model_id]
+    own = [model for model in contents.models if model.model_id == version.model_id]
+    return own[0] if own and len(sharing) == 1 else None
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def _protected(contents: Contents, staying: Sequence[Version]) -> set[str]:
+    """The runs that a version which stays came from, was tested in, or names; and the newest finished experiment."""
+    named = {value for version in staying for value in (version.run_id, *version.tags.values())}
+    numbers = {version.version for version in staying}
+    seeds = [run for run in contents.runs if run.run_id in named or run.tags.get(VERSION_TAG) in numbers]
+    seeds += [found for version in staying if (found := _experiment_of(contents, version))]
+    seeds += [run for run in contents.roots if run.stage == "experiment" and run.status == "FINISHED"][:1]
+    roots = {run.parent or run.run_id for run in seeds} | {run.run_id for run in seeds}
+    return {member.run_id for run in contents.runs if run.run_id in roots for member in contents.family(run)}
+
+
+def _experiment_of(contents: Contents, version: Version) -> Run | None:
+    """The nested run in which the version's prompt won on its weights: the last one before it was registered."""
+    wanted = {name: version.tags.get(name) for name in ("prompt", "weights_sha256")}
+    found = (
+        run
+        for run in contents.runs
+        if run.stage == "template"
+        and run.started_ms <= version.created_ms
+        and all(run.params.get(name) == value for name, value in wanted.items())
+    )
+    return next(found, None)
+
+
+def _old_runs(config: E2EConfig, contents: Contents, protected: Collection[str]) -> list[Run]:
+    """Whole families, children first: of each stage the newest ones stay, and everything that is protected."""
+    chosen: list[Run] = []
+    seen: dict[str, int] = {}
+    for root in contents.roots:
+        family = list(contents.family(root))
+        begun = any(CLEANED_TAG in run.tags for run in family)
+        if root.in_trash and not begun:  # somebody else's trash
+            continue
+        seen[root.stage] = seen.get(root.stage, 0) + 1
+        under_way = any(run.status == "RUNNING" and not run.is_left_open for run in family)
+        spared = under_way or any(run.run_id in protected for run in family)
+        old = _is_old(config, root.started_ms) and seen[root.stage] > config.keep
+        if not spared and (begun or old):
+            chosen += [run for run in family if not run.in_trash or CLEANED_TAG in run.tags]
+    return chosen
+
+
+# --- what killed commands left --------------------------------------------------------------------
+
+
+def _abandoned(config: E2EConfig) -> list[tuple[Path, str]]:
+    """Scratch folders of stages that nobody holds the lock of. A bundle that was never finished is export's own."""
+    places = sorted(config.staging_dir.glob(f"{PREFIX}*"))
+    return [(path, "left by a command that was killed") for path in places if path.is_dir() and _is_free(path)]
+
+
+def _is_free(folder: Path) -> bool:
+    try:
+        with only_run(folder):
+            return True
+    except Busy:
+        return False
+
+
+# --- removing -------------------------------------------------------------------------------------
+
+
+def _removals(
+    store: Store,
+    contents: Contents,
+    scratch: Sequence[Path],
+    versions: Sequence[Version],
+    models: Sequence[Model],
+    runs: Sequence[Run],
+) -> Iterator[bool]:
+    """Each step removes one thing, and says whether it did: a version that has got an alias since stays, whole."""
+    for path in scratch:
+        shutil.rmtree(path, ignore_errors=True)
+        yield not path.exists()
+    for version in versions:
+        named = inventory.aliases(version.name, version.version)
+        if named:
+            log.warning("%s has the alias %s now, and stays.", version.uri, named[0])
+        else:
+            trash.remove_version(store, version, _own_model(contents, version))
+        yield not named
+    for model in models:
+        trash.remove_model(store, model)
+        yield True
+    name = contents.versions[0].name if contents.versions else None
+    staying = inventory.versions(name) if name else []
+    protected = _protected(contents, staying)
+    for run in runs:
+        if run.run_id not in protected:
+            trash.remove_run(store, run)
+        yield run.run_id not in protected
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def _of_version(version: Version) -> Disposal:
+    why = f"no alias, from {_day(version.created_ms)}"
+    return Disposal("version", f"{version.name} {version.version}", why, inventory.size_bytes(version.location))
+
+
+def _of_model(model: Model) -> Disposal:
+    why = f"no version has it, from {_day(model.created_ms)}"
+    return Disposal("model", model.model_id, why, inventory.size_bytes(model.location))
+
+
+def _of_run(run: Run) -> Disposal:
+    begun = ", removal was begun" if CLEANED_TAG in run.tags else ""
+    why = f"{run.stage or 'run'} {run.name!r} from {_day(run.started_ms)}{begun}"
+    return Disposal("run", run.run_id, why, inventory.size_bytes(run.location))
+
+
+def _day(since_ms: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(since_ms / 1000))
+
+
+def _kept(config: E2EConfig, staying: Sequence[Version]) -> str:
+    named = [f"version {version.version} ({', '.join(version.aliases)})" for version in staying if version.aliases]
+    aliases = f"; with an alias: {', '.join(named)}, with the runs and traces they came from" if named else ""
+    return f"Stays: the newest {config.keep} of each kind, what is younger than {config.older_than_days} days{aliases}."

@@ -1,0 +1,129 @@
+"""Mode `relocate`: artifacts have moved to another folder or bucket, and MLflow is told. It moves no file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import ConfigError, NotFound
+from genai_lifecycle.lock import only_run
+from genai_lifecycle.results import Relocation
+from genai_lifecycle.storage.address import S3Root, is_s3
+from genai_lifecycle.tracking import locations
+from genai_lifecycle.tracking.locations import Prefix
+
+log = logging.getLogger(__name__)
+
+
+def relocate(config: E2EConfig) -> Relocation:
+    """Rewrite every address below `config.move_from` to `config.move_to`; with `config.apply`, else only count them.
+
+    All in one transaction, after a copy of the database (SQLite). What is at the new place already stays, so the
+    same command can be given again.
+
+    Raises:
+        ConfigError: a flag is missing, or a server keeps the addresses.
+        NotFound: no database, nothing at the new place, or a model that is not there.
+        Busy: another run, or another program, works on the store.
+        StorageFailed: the database cannot be copied or changed; it is as it was then.
+    """
+    _require_no_server(config)
+    old, new = _places(config)
+    forms = [form for place in old for form in locations.prefixes(place, new)]
+    _require_place(config, new)
+    with _alone(config, [*old, new]):
+        backup = locations.back_up(config.database_uri) if config.apply and _finds_any(config, forms) else None
+        with locations.opened(config.database_uri) as database:
+            columns = database.below(forms)
+            missing = _missing(database.of_models(forms), force=config.force)
+            changed = database.rewrite(forms) if config.apply else 0
+    return Relocation(old[0], new, tuple(columns), changed, str(backup) if backup else None, tuple(missing))
+
+
+def _finds_any(config: E2EConfig, forms: Sequence[Prefix]) -> bool:
+    """A look first, so that a command which has nothing to do, or is refused, leaves no copy of the database."""
+    with locations.opened(config.database_uri) as database:
+        _missing(database.of_models(forms), force=config.force)
+        return bool(database.below(forms))
+
+
+def _require_no_server(config: E2EConfig) -> None:
+    if config.tracking_uri and config.tracking_uri.startswith("http"):
+        raise ConfigError(
+            "The addresses are in the database, and --tracking-uri names a server in front of it.",
+            hint="Stop the server, and name its database: --mode relocate --backend-store-uri ... A server with "
+            "--artifacts-destination needs no relocation: start it with the new place.",
+        )
+
+
+# --- the two places -------------------------------------------------------------------------------
+
+
+def _places(config: E2EConfig) -> tuple[list[str], str]:
+    """(the old place as it may stand in the database, the new one). Raises ConfigError."""
+    if not config.move_from or not config.move_to:
+        raise ConfigError(
+            "--mode relocate needs the place where the artifacts were and the one where they are.",
+            hint="--from OLD --to NEW, each a folder or s3://BUCKET/PREFIX.",
+        )
+    old, new = _forms_of(config.move_from), _forms_of(config.move_to)[-1]
+    if new in old:
+        raise ConfigError("--from and --to name the same place.", hint="Give the place where the artifacts are now.")
+    return old, new
+
+
+def _forms_of(place: str) -> list[str]:
+    """As typed, and without links and dots, as this program writes a folder; one form where both are the same."""
+    if is_s3(place):
+        return [_s3_address(place)]
+    typed = os.path.abspath(Path(place).expanduser())
+    return list(dict.fromkeys([typed, str(Path(typed).resolve())]))
+
+
+def _s3_address(place: str) -> str:
+    try:
+        return str(S3Root.parse(place))
+    except ValueError as exc:
+        raise ConfigError(f"No address in S3: {exc}.", hint="Use s3://BUCKET/PREFIX, without keys in it.") from None
+
+
+def _require_place(config: E2EConfig, new: str) -> None:
+    """Raises NotFound for a folder that is not there, StorageFailed for a store that does not work."""
+    if is_s3(new):
+        from genai_lifecycle.storage.preflight import open_root
+
+        open_root(S3Root.parse(new), config.s3_endpoint_url, config.s3_access_key, config.s3_secret_key, writes=False)
+    elif not Path(new).is_dir():
+        raise NotFound(
+            f"There is no folder {new}.",
+            hint="Move the artifacts first (mv, or aws s3 sync), then tell MLflow with this command.",
+        )
+
+
+def _missing(addresses: Sequence[str], *, force: bool) -> list[str]:
+    """The models that are not at their new address; raises NotFound for them unless `force`."""
+    missing = [address for address in addresses if not locations.has_model(address)]
+    if missing and not force:
+        raise NotFound(
+            f"{len(missing)} of {len(addresses)} models are not at the new place, for example {missing[0]}.",
+            hint="Move all files first, and check --from and --to; --force rewrites all the same. Nothing was changed.",
+        )
+    return missing
+
+
+@contextmanager
+def _alone(config: E2EConfig, places: Sequence[str]) -> Iterator[None]:
+    """Hold every lock that a run over this store may hold, wherever it thinks that the artifacts are."""
+    folders = [Path(place) for place in places if not is_s3(place)]
+    if config.database_uri.startswith("sqlite:///"):
+        folders.append(locations.sqlite_file(config.database_uri).parent)
+    folders.append(config.staging_dir)
+    with ExitStack() as held:
+        for folder in dict.fromkeys(folder.resolve() for folder in folders):
+            if folder.is_dir():
+                held.enter_context(only_run(folder))
+        yield

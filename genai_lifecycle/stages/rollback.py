@@ -1,0 +1,25 @@
+"""Stage `rollback`: the version before comes back. Two aliases change places, so the same command undoes it."""
+
+from __future__ import annotations
+
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.prompts import promotion, registry
+from genai_lifecycle.results import RollbackResult
+from genai_lifecycle.tracking import model_registry
+
+
+def roll_back(config: E2EConfig) -> tuple[RollbackResult, ...]:
+    """The prompts of `config.prompt`, or without one the registered model.
+
+    Raises:
+        NotFound: there is no such prompt or model, or no former version is recorded.
+    """
+    if config.prompt:
+        return tuple(_prompt(name) for name in config.prompt)
+    now, before = model_registry.swap_champion(config.registered_model_name)
+    return (RollbackResult(config.registered_model_name, model_registry.CHAMPION, now, before),)
+
+
+def _prompt(name: str) -> RollbackResult:
+    now, before = promotion.roll_back(registry.require(name))
+    return RollbackResult(name, registry.PRODUCTION, str(now), str(before))

@@ -1,0 +1,274 @@
+"""`mlflow.genai.evaluate` and what it leaves: rows, assessments on traces, datasets, and finding them again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genai_lifecycle.errors import ConfigError, TrackingUnavailable
+from genai_lifecycle.evaluation.checks import Finding
+from genai_lifecycle.evaluation.gate import VERDICT_FILE, Evidence
+from genai_lifecycle.tracking import runs
+from genai_lifecycle.tracking.seam import seam
+from genai_lifecycle.tracking.store import Store
+
+CASE_TAG = "lifecycle.case"  # of a trace: the number of its case
+STAGE = "evaluate"  # of a run: one prompt over one case file
+SCORES_FILE = "scores.json"
+# Straight on SQLite several workers wait for each other's locks, and with MLflow's ten a quarter of the rows is lost
+# without an error; behind a server a few are faster. A judge is asked by more at once than the database likes.
+WORKERS = {"direct": "1", "judged": "4", "server": "4"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case's scores, computed before."""
+
+    findings: Sequence[Finding]
+    expected: Mapping[str, str]  # MLflow's expectations; may be empty
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """What MLflow holds after an evaluation."""
+
+    rows: int
+    metrics: Mapping[str, float]  # MLflow's own means; those of the judge's scorers among them
+    judge_failures: int  # answers about which a judge's scorer said nothing
+
+
+def judges(names: Sequence[str], model: str | None) -> list[Any]:
+    """MLflow's scorers of these names. Raises ConfigError for one that is unknown or needs what it is not given."""
+    return [_judge(name, model) for name in names]
+
+
+def _judge(name: str, model: str | None) -> Any:
+    import mlflow.genai.scorers as scorers
+
+    kind = getattr(scorers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, scorers.Scorer)):
+        known = [item for item in dir(scorers) if item[:1].isupper() and item != "Scorer"]
+        raise ConfigError(f"MLflow has no scorer {name!r}.", hint=f"It has {', '.join(known)}.")
+    asks = "model" in kind.model_fields
+    if asks and not model:
+        hint = "Give --judge-model, for example openai:/gpt-4o-mini."
+        raise ConfigError(f"The scorer {name} needs a judge.", hint=hint)
+    try:
+        return kind(model=model) if asks else kind()
+    except ValueError as exc:  # pydantic's ValidationError is one
+        raise ConfigError(f"The scorer {name} needs more than a name; it cannot be used here.") from exc
+
+
+@seam
+def evaluate(
+    store: Store, run_id: str, rows: Sequence[Row], judged_by: Sequence[Any], advance: Callable[[int], None]
+) -> Assessed:
+    """Put scores and expectations on the run's traces through `mlflow.genai.evaluate`, and see that none is lost.
+
+    Args:
+        rows: in the order of the traces' case numbers; every trace is stored already.
+
+    Raises:
+        TrackingUnavailable: MLflow did not keep every row.
+    """
+    import mlflow
+    import pandas as pd
+
+    traces = _traces(store, run_id, len(rows))
+    data = pd.DataFrame({"trace": traces, "expectations": [dict(row.expected) for row in rows]})
+    workers = WORKERS["judged" if judged_by else "direct" if store.direct else "server"]
+    with _settings(workers, bool(judged_by)), _quiet():
+        result = mlflow.genai.evaluate(data=data, scorers=[_scorer(rows, advance), *judged_by])
+    _require_all(store, run_id, rows)
+    silent = _failures(result, [item.name for item in judged_by])
+    return Assessed(len(result.result_df), {name: float(value) for name, value in result.metrics.items()}, silent)
+
+
+def _traces(store: Store, run_id: str, expected: int) -> list[Any]:
+    import mlflow
+
+    found = mlflow.search_traces(locations=[store.experiment_id], run_id=run_id, return_type="list")
+    if len(found) != expected:
+        raise _lost(len(found), expected)
+    return sorted(found, key=lambda trace: int(trace.info.tags[CASE_TAG]))
+
+
+def _lost(found: int, expected: int) -> TrackingUnavailable:
+    return TrackingUnavailable(
+        f"MLflow stored {found} of {expected} rows.",
+        hint="Run the same command again: answers that were computed are used again. --verbose shows what MLflow said.",
+    )
+
+
+def _scorer(rows: Sequence[Row], advance: Callable[[int], None]) -> Any:
+    """MLflow's scorer that hands out what was computed before; one for all scores, so that a row takes one thread."""
+    from mlflow.entities import AssessmentSource, Feedback
+    from mlflow.genai.scorers import scorer
+
+    source = AssessmentSource(source_type="CODE", source_id="genai_lifecycle.evaluation")
+
+    @scorer(name="scores")
+    def scores(trace):
+        row = rows[int(trace.info.tags[CASE_TAG])]
+        advance(1)
+        return [_feedback(Feedback, item, source) for item in row.findings]
+
+    return scores
+
+
+def _feedback(kind: Any, item: Finding, source: Any) -> Any:
+    value = item.passed if item.is_check else item.score
+    return kind(name=item.name, value=value, rationale=item.why or None, source=source)
+
+
+@contextlib.contextmanager
+def _settings(workers: str, judged: bool) -> Iterator[None]:
+    """MLflow's own variables for the length of an evaluation; one that the user has set stays as it is."""
+    wanted = {"MLFLOW_GENAI_EVAL_MAX_WORKERS": workers}
+    if not judged:  # its default limits scorers to 10 rows a second, for the sake of a judge behind a network
+        wanted |= {"MLFLOW_GENAI_EVAL_PREDICT_RATE_LIMIT": "0", "MLFLOW_GENAI_EVAL_SCORER_RATE_LIMIT": "0"}
+    missing = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's bar and its advertisement; what it logs is heard as ever."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _require_all(store: Store, run_id: str, rows: Sequence[Row]) -> None:
+    """Every row has its trace, and every trace all its scores, in the store itself."""
+    import mlflow
+
+    found = mlflow.search_traces(
+        locations=[store.experiment_id], run_id=run_id, return_type="list", include_spans=False
+    )
+    whole = 0
+    for trace in found:
+        wanted = {item.name for item in rows[int(trace.info.tags[CASE_TAG])].findings}
+        whole += wanted <= {item.name for item in trace.info.assessments}
+    if whole != len(rows):
+        raise _lost(whole, len(rows))
+
+
+def _failures(result: Any, names: Sequence[str]) -> int:
+    columns = [f"{name}/error_message" for name in names]
+    return int(sum(result.result_df[name].notna().sum() for name in columns if name in result.result_df))
+
+
+# --- datasets -------------------------------------------------------------------------------------
+
+
+@seam
+def register_dataset(store: Store, name: str, records: Sequence[Mapping[str, Any]]) -> str | None:
+    """Register cases as an evaluation dataset of the experiment, once; None where the backend keeps none.
+
+    Args:
+        records: with `inputs` and perhaps `expectations`.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.genai import datasets
+
+    try:
+        found = datasets.search_datasets(filter_string=f"name = '{name}'", max_results=1)
+        if not found:
+            made = datasets.create_dataset(name=name, experiment_id=[store.experiment_id])
+            made.merge_records([dict(record) for record in records])
+        elif store.experiment_id not in found[0].experiment_ids:
+            datasets.add_dataset_to_experiments(found[0].dataset_id, [store.experiment_id])
+    except MlflowException as exc:
+        if exc.error_code in ("ENDPOINT_NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED"):
+            return None
+        raise
+    return name
+
+
+# --- evidence -------------------------------------------------------------------------------------
+
+
+def write_scores(folder: Path, evidence: Evidence) -> None:
+    """The scores of every case as a file, for whoever compares later."""
+    record = {"subject": evidence.subject, "cases_sha256": evidence.cases_sha256,
+              "scores": {name: list(values) for name, values in evidence.scores.items()},
+              "latencies_ms": list(evidence.latencies_ms)}  # fmt: skip
+    (folder / SCORES_FILE).write_text(json.dumps(record), "utf-8")
+
+
+@seam
+def read_scores(run_id: str) -> Evidence | None:
+    """What `write_scores` wrote, as an artifact of a run; None where the run has none."""
+    import mlflow
+
+    if SCORES_FILE not in [item.path for item in mlflow.MlflowClient().list_artifacts(run_id)]:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        record = json.loads(runs.download(run_id, SCORES_FILE, Path(folder)).read_text("utf-8"))
+    scores = {name: tuple(values) for name, values in record["scores"].items()}
+    return Evidence(record["subject"], record["cases_sha256"], scores, tuple(record["latencies_ms"]))
+
+
+_SAME = ("cases_sha256", "model_name", "model_version", "max_new_tokens", "temperature", "seed")
+
+
+@seam
+def evaluations_of(prompt: str, like: Mapping[str, str] | None = None) -> list[tuple[str, Mapping[str, str]]]:
+    """(run id, params) of the finished evaluations of a prompt version, newest first, in every experiment.
+
+    Args:
+        prompt: as name/version.
+        like: params of another evaluation; only those with the same cases, model and parameters are found.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    same = "".join(f" and params.{name} = '{like[name]}'" for name in _SAME) if like else ""
+    found = client.search_runs(
+        [item.experiment_id for item in client.search_experiments()],
+        filter_string=f"tags.`{runs.STAGE_TAG}` = '{STAGE}' and params.prompt = '{prompt}'"
+        f" and attributes.status = 'FINISHED'{same}",
+        order_by=["attributes.start_time DESC"],
+        max_results=20,
+    )
+    return [(item.info.run_id, item.data.params) for item in found]
+
+
+class StoredEvidence:
+    """Finds what earlier evaluations say of prompt versions, for the gate.
+
+    The second version that is asked for is taken from an evaluation like the first one's (same cases, model and
+    parameters), where there is one.
+    """
+
+    def __init__(self) -> None:
+        self._like: Mapping[str, str] | None = None
+
+    def __call__(self, subject: str) -> Evidence | None:
+        """The newest that is known about NAME/VERSION, or None."""
+        found = (self._like and evaluations_of(subject, self._like)) or evaluations_of(subject)
+        if not found:
+            return None
+        run_id, params = found[0]
+        self._like = self._like or params
+        return read_scores(run_id)
+
+
+@seam
+def attach_decision(run_id: str, record: Mapping[str, Any]) -> None:
+    """The gate's decision as `verdict.json` of a run that has ended."""
+    import mlflow
+
+    mlflow.MlflowClient().log_dict(run_id, dict(record), VERDICT_FILE)

@@ -1,0 +1,103 @@
+"""The gate's decisions from known scores, and its file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import REPO
+
+from genai_lifecycle.errors import ConfigError
+from genai_lifecycle.evaluation.gate import Evidence, Policy, decide, load_policy
+
+RNG = np.random.default_rng(3)
+HARD = RNG.beta(4, 3, 60)
+
+
+def evidence(shift: float, *, cases: str = "c", name: str = "p/2", noise: float = 0.05, ms: float = 50.0) -> Evidence:
+    values = np.clip(HARD + shift + RNG.normal(0, noise, 60), 0, 1)
+    return Evidence(name, cases, {"token_f1": tuple(values)}, (ms,) * 60)
+
+
+FORMER = evidence(0, name="p/1")
+
+
+def test_a_better_and_an_equal_version_pass_and_a_worse_one_is_refused():
+    better, equal, worse = (decide(Policy(), evidence(shift), FORMER) for shift in (0.1, 0.0, -0.2))
+    assert (better.allowed, better.passed) == (True, True)
+    assert any("better than p/1" in reason for reason in better.reasons)
+    assert equal.allowed and any("not worse than p/1" in reason for reason in equal.reasons)
+    assert (worse.allowed, worse.passed) == (False, False)
+    assert str(worse).startswith("refused: ") and "worse than p/1: -0." in str(worse)
+    assert worse.tags()["gate.decision"] == "refused" and "worse than p/1" in worse.tags()["gate.reasons"]
+
+
+def test_too_few_cases_are_no_proof_and_the_gate_says_how_many_more():
+    up_and_down = [0.2, -0.2, 0.1, -0.1, 0.15, -0.15, 0.02, 0.0]
+    before = Evidence("p/1", "c", {"token_f1": (0.5,) * 8})
+    found = decide(Policy(margin=0.01), Evidence("p/2", "c", {"token_f1": tuple(0.5 + x for x in up_and_down)}), before)
+    assert not found.allowed
+    assert any("may be worse than p/1 by more than 0.01" in reason for reason in found.reasons)
+    assert "more cases needed" in str(found)
+    assert decide(Policy(margin=0.2), Evidence("p/2", "c", {"token_f1": (0.5,) * 8}), before).allowed
+
+
+def test_the_threshold_and_the_latency():
+    assert not decide(Policy(threshold=0.9), evidence(0), None).allowed
+    assert decide(Policy(threshold=0.3), evidence(0), None).allowed
+    slow = decide(Policy(latency_ms=49), evidence(0.1), FORMER)
+    assert not slow.allowed and "median answer in 50 ms, more than 49 ms" in str(slow)
+
+
+def test_nothing_known_or_other_cases_is_a_refusal():
+    assert decide(Policy(), None, FORMER).reasons == ("it was not evaluated",)
+    assert "has no bleu" in str(decide(Policy(metric="bleu"), evidence(0), FORMER))
+    other = decide(Policy(), evidence(0.2), evidence(0, cases="d", name="p/1"))
+    assert not other.allowed and "p/1 was not evaluated over the same cases" in str(other)
+    assert not decide(Policy(), evidence(0.2), Evidence("p/1", "")).allowed
+    assert decide(Policy(), evidence(0), None).allowed, "the first version has nothing to be compared with"
+
+
+def test_modes_and_force():
+    worse = evidence(-0.2)
+    dry, off = decide(Policy(mode="dry-run"), worse, FORMER), decide(Policy(mode="off"), worse, FORMER)
+    assert (dry.allowed, dry.passed, str(dry)[:17]) == (True, False, "refused (dry-run)")
+    assert (off.allowed, off.reasons) == (True, ("the gate is off",))
+    forced = decide(Policy(), worse, FORMER, force=True)
+    assert (forced.allowed, forced.passed, forced.tags()["gate.forced"]) == (True, False, "true")
+
+
+def test_the_file_of_this_checkout():
+    for subject in ("prompt", "model"):
+        assert load_policy(REPO / "gate.yaml", subject) == Policy()
+
+
+@pytest.mark.parametrize(("word", "mode"), [("on", "on"), ("off", "off"), ("dry-run", "dry-run"), ("'on'", "on")])
+def test_yaml_reads_on_and_off_as_truth_values(tmp_path, word, mode):
+    (tmp_path / "g.yaml").write_text(f"prompt: {{mode: {word}, margin: 0.1}}\n")
+    assert load_policy(tmp_path / "g.yaml", "prompt") == Policy(mode=mode, margin=0.1)
+    assert load_policy(tmp_path / "g.yaml", "model") == Policy()
+
+
+BAD = {
+    "prompt: {mode: perhaps}": "mode is 'perhaps'",
+    "prompt: {margin: -1}": "margin is -1",
+    "prompt: {threshold: high}": "threshold is 'high'",
+    "prompt: {metrik: f1}": "'metrik' is unknown",
+    "prompt: [1]": "is unknown",
+    "promt: {}": "prompt and model only",
+    "prompt: {": "is no YAML",
+    "- 1": "prompt and model only",
+}
+
+
+@pytest.mark.parametrize("content", BAD)
+def test_a_wrong_file_is_told(tmp_path, content):
+    (tmp_path / "g.yaml").write_text(content)
+    with pytest.raises(ConfigError) as error:
+        load_policy(tmp_path / "g.yaml", "prompt")
+    assert BAD[content] in error.value.args[0] and error.value.hint
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load_policy(tmp_path / "none.yaml", "prompt")

@@ -1,0 +1,85 @@
+"""The ledger as the server writes it, and as a killed server leaves it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from genai_lifecycle.errors import StorageFailed
+from genai_lifecycle.monitoring.feedback_ledger import read_ledger
+from genai_server import feedback as server
+from genai_server.feedback import FeedbackKeeper
+
+SAID = {"request_id": "r-1", "name": "helpful", "value": True, "comment": "klar 🙂", "source": "ann"}
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return tmp_path / "feedback.jsonl"
+
+
+def keep(path, *ids):
+    keeper = FeedbackKeeper(path, False, "serving")
+    for name in ids:
+        asyncio.run(keeper.keep(SAID | {"request_id": name}))
+
+
+def test_what_the_server_wrote_is_read(ledger):
+    keep(ledger, "r-1", "r-2")
+    content = read_ledger(ledger)
+    assert [entry.request_id for entry in content.entries] == ["r-1", "r-2"]
+    entry = content.entries[0]
+    assert (entry.name, entry.value, entry.comment, entry.source) == ("helpful", True, "klar 🙂", "ann")
+    assert entry.time_ms == int(json.loads(ledger.read_text("utf-8").splitlines()[0])["time"] * 1000)
+    assert (content.unreadable, content.is_half_written) == ((), False)
+
+
+def test_a_renamed_file_is_read_too_and_its_entries_keep_their_ids(ledger, monkeypatch):
+    keep(ledger, "r-1")
+    before = read_ledger(ledger).entries
+    monkeypatch.setattr(server, "LEDGER_LIMIT_BYTES", 10)
+    keep(ledger, "r-2")
+    after = read_ledger(ledger).entries
+    assert ledger.with_name("feedback.jsonl.1").exists()
+    assert [entry.request_id for entry in after] == ["r-1", "r-2"] and after[0] == before[0]
+
+
+def test_a_half_written_last_line_is_left_for_next_time(ledger):
+    keep(ledger, "r-1", "r-2")
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole[:-10])
+    content = read_ledger(ledger)
+    assert len(content.entries) == 1 and content.is_half_written and content.unreadable == ()
+    ledger.write_bytes(whole)
+    assert len(read_ledger(ledger).entries) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{nonsense", "not valid JSON"), ("[1]", "not an object"), ("", "not valid JSON"),
+        ('{"request_id": "a", "name": "n", "source": "s"}', "'time' is missing"),
+        ('{"request_id": 3, "name": "n", "source": "s", "time": 1}', "'request_id' is missing or not a text"),
+        ('{"request_id": "a", "name": "n", "source": "s", "time": Infinity}', "line 2"),
+        ('{"request_id": "a", "name": "n", "source": "s", "time": 1, "value": [1]}', "wrong type"),
+        ("\udcff", "line 2"),
+    ],
+)  # fmt: skip
+def test_a_broken_line_is_named_and_the_others_are_read(ledger, line, said):
+    keep(ledger, "r-1")
+    with ledger.open("ab") as file:
+        file.write(line.encode("utf-8", "surrogateescape") + b"\n")
+    keep(ledger, "r-2")
+    content = read_ledger(ledger)
+    assert [entry.request_id for entry in content.entries] == ["r-1", "r-2"]
+    (sentence,) = content.unreadable
+    assert sentence.startswith("feedback.jsonl, line 2: ") and said in sentence
+
+
+def test_no_ledger_is_an_empty_one_and_a_folder_is_none(ledger):
+    assert read_ledger(ledger).entries == ()
+    ledger.mkdir()
+    with pytest.raises(StorageFailed, match="cannot be read"):
+        read_ledger(ledger)

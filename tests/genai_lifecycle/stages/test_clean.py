@@ -1,0 +1,215 @@
+"""Mode clean on a real store: what goes, what stays, and that a killed one goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from cli_process import run_cli
+
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import Busy
+from genai_lifecycle.pipeline import MLflow3E2ELifecycle
+from genai_lifecycle.stages import clean as clean_module
+from genai_lifecycle.stages.clean import DAY_MS, clean
+from genai_lifecycle.tracking import inventory, model_registry, runs
+from genai_lifecycle.tracking.store import Store
+
+NAME = "langchain-e2e-model"
+
+
+@dataclass
+class History:
+    """A store with experiments and deployments of as many days ago as wanted, made by MLflow itself."""
+
+    config: E2EConfig
+    store: Store
+
+    def run(self, stage: str, days: float, parent: str | None = None, status: str = "FINISHED", **params: str) -> str:
+        import mlflow
+
+        client = mlflow.MlflowClient()
+        tags = {runs.STAGE_TAG: stage} | ({"mlflow.parentRunId": parent} if parent else {})
+        started = int(time.time() * 1000 - days * DAY_MS)
+        made = client.create_run(self.store.experiment_id, start_time=started, tags=tags, run_name=stage)
+        for name, value in params.items():
+            client.log_param(made.info.run_id, name, value)
+        client.log_text(made.info.run_id, "found " * 100, "report.md")
+        if status != "RUNNING":
+            client.set_terminated(made.info.run_id, status)
+        return made.info.run_id
+
+    def experiment(self, days: float, weights: str = "w") -> tuple[str, str]:
+        """(parent, nested run), with two traces."""
+        import mlflow
+
+        parent = self.run("experiment", days)
+        child = self.run("template", days, parent, prompt="qa-simple/1", weights_sha256=weights)
+        for _ in range(2):
+            mlflow.start_span_no_context("answer", metadata={"mlflow.sourceRun": child}).end()
+        mlflow.flush_trace_async_logging()
+        return parent, child
+
+    def version(self, days: float, *aliases: str, weights: str = "w") -> tuple[str, str, Path]:
+        """(number, run, folder) of a registered version."""
+        import mlflow
+
+        client = mlflow.MlflowClient()
+        run_id = self.run("deploy", days)
+        model = client.create_logged_model(self.store.experiment_id, "model", run_id)
+        folder = Path(model.artifact_location)
+        folder.mkdir(parents=True)
+        (folder / "MLmodel").write_text("x" * 5000)
+        client.finalize_logged_model(model.model_id, "READY")
+        tags = {"prompt": "qa-simple/1", "weights_sha256": weights, "run_id": run_id}
+        made = model_registry.register(NAME, model.model_id, run_id, tags)
+        for alias in aliases:
+            model_registry.set_alias(NAME, alias, made.version)
+        return made.version, run_id, folder
+
+    def clean(self, **settings):
+        return clean(replace(self.config, **({"older_than_days": 0, "keep": 0, "apply": True} | settings)), self.store)
+
+    def runs(self) -> set[str]:
+        return {run.run_id for run in inventory.runs(self.store.experiment_id)}
+
+    def versions(self) -> list[str]:
+        return [version.version for version in inventory.versions(NAME)]
+
+
+@pytest.fixture
+def history(make_config, store) -> History:
+    return History(make_config(tracking_uri=store.uri), store)
+
+
+def test_what_an_alias_points_at_stays_with_its_runs_and_traces(history):
+    import mlflow
+
+    parent, child = history.experiment(90)
+    number, deploy, folder = history.version(80, "champion")
+    other_parent, _ = history.experiment(70, weights="other")
+    old, old_deploy, old_folder = history.version(60, weights="third")
+    newest, newest_child = history.experiment(50, weights="other")
+    result = history.clean()
+    assert history.versions() == [number] and folder.is_dir() and not old_folder.parent.exists()
+    assert history.runs() == {parent, child, deploy, newest, newest_child}
+    left = mlflow.search_traces(locations=[history.store.experiment_id], return_type="list")
+    assert sorted(trace.info.trace_metadata["mlflow.sourceRun"] for trace in left) == sorted(2 * [child, newest_child])
+    assert result.removed == len(result.disposals) == 4
+    sizes = {item.name: item.size_bytes for item in result.disposals}
+    assert sizes[f"{NAME} {old}"] == 5000 and sizes[other_parent] == sizes[old_deploy] == 600
+    assert "version 1 (champion)" in result.kept
+
+
+def test_without_apply_nothing_goes(history):
+    history.version(60)
+    before = (history.runs(), history.versions())
+    result = history.clean(apply=False)
+    assert len(result.disposals) == 2 and result.removed == 0
+    assert (history.runs(), history.versions()) == before
+
+
+def test_the_young_and_the_newest_stay(history):
+    numbers = [history.version(days)[0] for days in (90, 80, 70, 60)]
+    tests = [history.run("test", days) for days in (90, 80, 1)]
+    history.clean(older_than_days=30, keep=1)
+    assert set(history.runs()) >= {tests[-1]} and not {tests[0], tests[1]} & history.runs()
+    # The versions themselves were registered just now.
+    assert history.versions() == numbers[::-1]
+    history.clean(older_than_days=0, keep=1)
+    assert history.versions() == numbers[-1:]
+
+
+def test_a_run_under_way_and_somebody_elses_trash_stay(history):
+    import mlflow
+
+    under_way = history.run("experiment", 90, status="RUNNING")
+    nested = history.run("template", 90, under_way)
+    deleted = history.run("test", 90)
+    mlflow.delete_run(deleted)
+    history.clean()
+    assert history.runs() == {under_way, nested, deleted}
+
+
+def test_somebody_elses_trash_does_not_count_as_kept(history):
+    import mlflow
+
+    living, deleted = history.run("test", 90), history.run("test", 80)
+    mlflow.delete_run(deleted)
+    history.clean(keep=1)
+    assert history.runs() == {living, deleted}
+
+
+def test_a_version_that_gets_an_alias_meanwhile_stays(history, monkeypatch):
+    number, run_id, folder = history.version(60)
+    measured = inventory.size_bytes
+
+    def measured_while_somebody_sets_an_alias(location):
+        model_registry.set_alias(NAME, "champion", number)
+        return measured(location)
+
+    monkeypatch.setattr(inventory, "size_bytes", measured_while_somebody_sets_an_alias)
+    result = history.clean()
+    assert history.versions() == [number] and (folder / "MLmodel").is_file() and history.runs() == {run_id}
+    assert [item.kind for item in result.disposals] == ["version", "run"] and result.removed == 0
+    assert history.clean(apply=False).disposals == ()
+
+
+def test_a_model_that_no_version_has_goes(history):
+    import mlflow
+
+    _, _, folder = history.version(60)
+    mlflow.MlflowClient().delete_model_version(NAME, "1")
+    assert [item.kind for item in history.clean().disposals] == ["model", "run"]
+    assert not folder.parent.exists() and history.runs() == set()
+
+
+@pytest.mark.parametrize("call", [1, 3])  # the files of a version, those of a nested run
+def test_killed_while_it_removes_files_the_same_command_goes_on(history, tmp_path, call):
+    history.experiment(90)
+    _, _, folder = history.version(80)
+    kept, kept_run, kept_folder = history.version(70, "champion", weights="other")
+    newest = set(history.experiment(60, weights="other"))
+    given = [
+        "--mode", "clean", "--older-than", "0", "--keep", "0", "--apply", "--data-dir", history.config.data_dir,
+        "--tracking-uri", history.config.tracking_uri,
+    ]  # fmt: skip
+    killed = run_cli(given, tmp_path, killed_at=("genai_lifecycle.tracking.trash._remove_files", call))
+    assert killed.returncode == -9
+    assert all((Path(version.location) / "MLmodel").is_file() for version in inventory.versions(NAME))
+    done = run_cli(given, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert history.versions() == [kept] and history.runs() == {kept_run, *newest}
+    assert kept_folder.is_dir() and not folder.parent.exists()
+    assert history.clean(apply=False).disposals == ()
+
+
+def test_scratch_of_a_killed_stage_goes_and_of_a_living_one_stays(history):
+    staging = history.config.staging_dir
+    for name in ("scratch-deploy-dead", "scratch-deploy-living", "prompts"):
+        (staging / name / "files").mkdir(parents=True)
+        (staging / name / "files" / "weights").write_text("x" * 1000)
+    with (staging / "scratch-deploy-living" / ".lifecycle.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = history.clean()
+    assert {path.name for path in staging.iterdir()} == {"scratch-deploy-living", "prompts"}
+    [scratch] = result.disposals
+    assert scratch.kind == "scratch" and 1000 <= scratch.size_bytes < 1020  # with its lock file
+
+
+def test_it_waits_for_no_other_run(history):
+    with open(f"{history.config.data_dir}/.lifecycle.lock", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Busy):
+            MLflow3E2ELifecycle(history.config).clean()
+
+
+def test_a_prompt_is_no_model_of_ours(history):
+    from genai_lifecycle.prompts import registry
+
+    registry.register_all({"qa-simple": "{{question}}"}, "a prompt")
+    assert inventory.versions() == []
+    assert clean_module.clean(replace(history.config, older_than_days=0, keep=0), history.store).disposals == ()

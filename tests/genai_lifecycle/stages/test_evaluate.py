@@ -1,0 +1,252 @@
+"""The evaluation on a real store, with the taught model behind a real registered version."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import make_cases
+from stand_in_judge import judging
+
+from genai_lifecycle.errors import CasesInvalid, ConfigError, NotFound, TrackingUnavailable
+from genai_lifecycle.evaluation.gate import Policy
+from genai_lifecycle.evaluation.ledger import FOLDER
+from genai_lifecycle.prompts import promotion, registry
+from genai_lifecycle.results import EvaluationReport
+from genai_lifecycle.stages import evaluate as stage
+from genai_lifecycle.stages.evaluate import run_evaluation
+from genai_lifecycle.stages.rollback import roll_back
+from genai_lifecycle.tracking.evaluations import StoredEvidence
+
+ODD = "What is a <b>{{question}}</b>?"  # a case that every life has
+CASES = {
+    "tests": [
+        {"vars": {"question": ODD, "reference": "A question with braces {x} 🙂."},
+         "assert": [{"type": "contains", "value": "{x}"}, {"type": "latency", "threshold": 60000}]},
+        {"vars": {"question": "What is a token?", "reference": "A token is a piece of a word."},
+         "assert": [{"type": "icontains", "value": "PIECE"}, {"type": "not-contains", "value": "sorry"}]},
+        {"vars": {"question": "What is MLflow?", "reference": "MLflow is an open platform for machine learning."}},
+    ]
+}  # fmt: skip
+
+
+@pytest.fixture
+def configured(life, deployed, tmp_path):
+    """The life's configuration with a case file and prompts of its own."""
+
+    def make(*prompts: str, **given):
+        (tmp_path / "odd cases.yaml").write_text(json.dumps(CASES), "utf-8")
+        return dataclasses.replace(life.config, cases=tmp_path / "odd cases.yaml", prompt=prompts,
+                                   model_version=("candidate",), **given)  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def evaluated(shared_life, deployed, tmp_path_factory) -> EvaluationReport:
+    from genai_lifecycle.tracking.store import open_store
+
+    store = open_store(shared_life.config)
+    cases = tmp_path_factory.mktemp("cases") / "odd.yaml"
+    cases.write_text(json.dumps(CASES), "utf-8")
+    config = dataclasses.replace(shared_life.config, cases=cases, prompt=("qa-simple/1", "qa-expert@production"),
+                                 model_version=("candidate",), label="nightly")  # fmt: skip
+    return run_evaluation(config, store)
+
+
+def by_name(report: EvaluationReport, name: str):
+    return next(item for item in report.evaluated if item.prompt.name == name)
+
+
+def traces_of(item) -> list:
+    place = mlflow.get_experiment_by_name(item.experiment).experiment_id
+    return mlflow.search_traces(locations=[place], run_id=item.run_id, return_type="list")
+
+
+# --- what it leaves -------------------------------------------------------------------------------
+
+
+def test_a_run_for_each_prompt_in_an_experiment_of_its_own(evaluated, life, deployed):
+    assert [item.experiment for item in evaluated.evaluated] == ["qa-expert-eval", "qa-simple-eval"]
+    run = mlflow.get_run(by_name(evaluated, "qa-expert").run_id)
+    assert run.info.status == "FINISHED"
+    params = run.data.params
+    assert (params["prompt"], params["prompt_name"], params["prompt_version"]) == ("qa-expert/1", "qa-expert", "1")
+    assert (params["model_version"], params["input"], params["label"]) == ("1", "odd.yaml: 3 cases", "nightly")
+    assert {"latency_ms", "prompt_tokens", "completion_tokens", "total_tokens", "token_f1", "rouge_l", "exact_match",
+            "log_likelihood", "repetition"} <= set(run.data.metrics)  # fmt: skip
+    assert run.data.metrics["token_f1"] == run.data.metrics["token_f1/mean"] == 1.0
+    assert run.data.metrics["contains/mean"] == 1.0
+
+
+def test_every_row_has_its_trace_with_assessments_and_expectations(evaluated, deployed):
+    assert (evaluated.cases, evaluated.rows) == (3, 6)
+    for item in evaluated.evaluated:
+        found = {trace.data.spans[0].inputs["question"]: trace for trace in traces_of(item)}
+        assert set(found) == {ODD, "What is a token?", "What is MLflow?"}
+        made = {a.name: a for a in found[ODD].info.assessments}
+        assert {"token_f1", "rouge_l", "contains", "latency", "passed", "expected_response"} <= set(made)
+        assert made["passed"].feedback.value is (item.prompt.name == "qa-expert")
+        assert {a.name for a in found["What is MLflow?"].info.assessments}.isdisjoint({"passed", "contains"})
+        assert found[ODD].info.trace_metadata["mlflow.modelId"] == deployed.model_id
+        assert found[ODD].info.token_usage["output_tokens"] > 0
+
+
+def test_a_question_with_braces_and_html_reaches_the_model_as_written(evaluated, life):
+    for item in evaluated.evaluated:
+        trace = next(t for t in traces_of(item) if t.data.spans[0].inputs["question"] == ODD)
+        spans = {span.name: span for span in trace.data.spans}
+        assert spans["generate"].inputs["prompt"] == item.prompt.template.replace("{{question}}", ODD)
+    served = mlflow.pyfunc.load_model(f"models:/{life.config.registered_model_name}@candidate")
+    try:
+        assert served.predict(ODD)[0]["answer"] == "A question with braces {x} 🙂."
+    finally:
+        served.unwrap_python_model().model.close()
+
+
+def test_the_comparison_has_a_run_with_table_report_and_plot(evaluated, life, tmp_path):
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=evaluated.run_id, dst_path=str(tmp_path)))
+    assert mlflow.get_run(evaluated.run_id).info.experiment_id == life.store.experiment_id
+    assert (folder / "differences.png").read_bytes().startswith(b"\x89PNG")
+    assert str(evaluated.verdict) in (folder / "report.md").read_text("utf-8")
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and rows[0]["question"] == ODD
+    assert "contains: lacks '{x}'" in {row["failed"].split(";")[0] for row in rows}
+
+
+def test_the_cases_are_a_dataset_of_mlflow(evaluated):
+    found = mlflow.genai.datasets.search_datasets(filter_string=f"name = '{evaluated.dataset}'")
+    assert len(found) == 1 and len(found[0].to_df()) == 3
+
+
+def test_the_ledger_is_gone_when_all_is_well(evaluated, life):
+    assert list((life.config.staging_dir / FOLDER).iterdir()) == []
+
+
+# --- interrupted ----------------------------------------------------------------------------------
+
+
+def test_interrupted_and_run_again_nothing_is_computed_twice(configured, life, monkeypatch):
+    monkeypatch.setattr(stage, "BATCH", 1)
+    config = configured("qa-expert/1", "qa-simple/1")
+    compute, asked = stage._compute, []
+
+    def interrupted(item, model, cases, *more):
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        asked.append((item.label, cases[0].question))
+        return compute(item, model, cases, *more)
+
+    monkeypatch.setattr(stage, "_compute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(config, life.store)
+    monkeypatch.setattr(stage, "_compute", lambda item, model, cases, *more: asked.append(
+        (item.label, cases[0].question)) or compute(item, model, cases, *more))  # fmt: skip
+    again = run_evaluation(config, life.store)
+    assert (again.rows, again.reused) == (6, 4)
+    assert len(asked) == len(set(asked)) == 6
+    assert all(len(traces_of(item)) == 3 for item in again.evaluated)
+    assert again.evaluated[0].metrics["token_f1"] == 1.0
+
+
+# --- the gate -------------------------------------------------------------------------------------
+
+
+def live(name: str) -> int:
+    return registry.require(name).aliases["production"]
+
+
+def test_worse_on_purpose_is_refused_better_is_promoted_and_rollback_restores(configured, life):
+    template = registry.version_of(registry.require("qa-expert"), 1).template
+    worse = registry.register("gated", "Nonsense {{question}} nonsense:", "bad", {})
+    registry.set_alias("gated", "production", worse)
+    better = registry.register("gated", template, "good", {})
+    good = run_evaluation(configured(f"gated/{better}", "gated@production", promote=True), life.store)
+    assert good.decision.allowed and live("gated") == better
+    tags = registry.version_of(registry.require("gated"), better).tags
+    assert tags["gate.decision"] == "passed" and "better than gated/1" in tags["gate.reasons"]
+    verdict = mlflow.artifacts.load_dict(f"runs:/{good.run_id}/verdict.json")
+    assert verdict["subject"] == f"gated/{better}" and verdict["passed"] is True
+
+    gate = promotion.Gate(Policy(), StoredEvidence())
+    stored = registry.require("gated")
+    refused = promotion.promote(stored, registry.version_of(stored, worse), gate)
+    assert not refused.allowed and "worse than gated/2" in str(refused)
+    assert live("gated") == better
+
+    config = dataclasses.replace(life.config, prompt=("gated",))
+    (result,) = roll_back(config)
+    assert (result.name, result.version, result.replaced, live("gated")) == ("gated", "1", "2", worse)
+    roll_back(config)
+    assert live("gated") == better
+
+
+def test_a_prompt_that_was_never_evaluated_is_refused(life, deployed):
+    registry.register("unknown", "{{question}}", "first", {})
+    stored = registry.require("unknown")
+    decision = promotion.promote(stored, registry.version_of(stored, 1), promotion.Gate(Policy(), StoredEvidence()))
+    assert str(decision) == "refused: it was not evaluated"
+
+
+# --- what goes wrong, and small things ------------------------------------------------------------
+
+
+def test_lost_rows_are_no_success(configured, life, monkeypatch):
+    write = stage.traces.write
+    monkeypatch.setattr(stage.traces, "write", lambda batch, *args: write(batch[1:], *args))
+    with pytest.raises(TrackingUnavailable, match="MLflow stored 2 of 3 rows"):
+        run_evaluation(configured("qa-simple/1"), life.store)
+    while mlflow.active_run():
+        mlflow.end_run("FAILED")
+
+
+def test_prompts_models_and_scorers_that_are_not_there(configured, life):
+    for prompts, error, what in (
+        (["none@production"], NotFound, "no prompt 'none'"), (["qa-simple@none"], NotFound, "has no 'none'"),
+        (["qa-simple/9"], NotFound, "no version 9"), (["a b"], ConfigError, "not named as one"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=what):
+            run_evaluation(configured(*prompts), life.store)
+    with pytest.raises(NotFound, match="no version '77'"):
+        run_evaluation(dataclasses.replace(configured("qa-simple/1"), model_version=("77",)), life.store)
+    for scorer, what in (("Nonsense", "no scorer 'Nonsense'"), ("Correctness", "needs a judge"),
+                         ("RegexMatch", "more than a name")):  # fmt: skip
+        with pytest.raises(ConfigError, match=what):
+            run_evaluation(configured("qa-simple/1", scorer=(scorer,)), life.store)
+
+
+def test_a_variable_that_a_case_lacks_is_named_with_its_line(configured, life):
+    registry.register("topical", "{{topic}}: {{question}}", "x", {})
+    with pytest.raises(CasesInvalid, match="line 1: the prompt topical/1 needs the variable 'topic'"):
+        run_evaluation(configured("topical"), life.store)
+
+
+def test_the_models_own_prompt_and_a_scorer_that_needs_no_judge(life, deployed, tmp_path):
+    config = dataclasses.replace(
+        life.config, cases=make_cases(tmp_path / "c.jsonl"), scorer=("PIIDetection",), model_version=("1",)
+    )
+    report = run_evaluation(config, life.store)
+    assert [item.label for item in report.evaluated] == ["qa-expert/1"]
+    assert report.verdict is None
+    assert {a.name for a in traces_of(report.evaluated[0])[0].info.assessments} >= {"pii_detection", "token_f1"}
+
+
+def test_a_judge_is_asked_through_mlflow_and_one_that_fails_is_told(configured, life, monkeypatch):
+    with judging(monkeypatch) as judge:
+        report = run_evaluation(configured("qa-expert/1", judge_model="openai:/judge"), life.store)
+        assert report.judge == "Correctness, RelevanceToQuery by openai:/judge"
+        assert len(judge.asked) == 6
+        for trace in traces_of(report.evaluated[0]):
+            said = {a.name: a.feedback.value for a in trace.info.assessments if a.feedback}
+            assert (said["correctness"], said["relevance_to_query"]) == ("yes", "yes")
+        judge.content = "I like it."
+        report = run_evaluation(
+            configured("qa-expert/1", scorer=("Correctness",), judge_model="openai:/judge"), life.store
+        )
+        assert report.judge == "Correctness by openai:/judge; 3 answers were not judged"
+        assert report.evaluated[0].metrics["token_f1"] == 1.0

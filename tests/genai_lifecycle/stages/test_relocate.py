@@ -1,0 +1,148 @@
+"""Mode relocate: a deployed store really moves, and its version loads from the new place."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from dataclasses import replace
+
+import pytest
+from cli_process import run_cli
+
+from genai_lifecycle.errors import Busy, ConfigError, NotFound
+from genai_lifecycle.stages.relocate import relocate
+from genai_lifecycle.storage.address import S3Root
+from genai_lifecycle.tracking import locations, model_registry
+from genai_lifecycle.tracking.store import open_store
+
+
+@pytest.fixture
+def moved(life, deployed, tmp_path):
+    """The settings after the deployed store's artifacts have moved; they go back at the end."""
+    file = tmp_path / "db" / "mlflow.db"
+    file.parent.mkdir()
+    shutil.copyfile(life.store.uri.removeprefix("sqlite:///"), file)
+    old, new = life.config.data_dir, tmp_path / "new place"
+    shutil.move(old, new)
+    uri = f"sqlite:///{file}"
+    yield replace(
+        life.config, tracking_uri=uri, backend_store_uri=uri, data_dir=str(new), staging_dir=tmp_path / "staging",
+        move_from=old, move_to=str(new),
+    )  # fmt: skip
+    shutil.move(new, old)
+
+
+def content(config) -> bytes:
+    return locations.sqlite_file(config.database_uri).read_bytes()
+
+
+def backups(config) -> list:
+    return list(locations.sqlite_file(config.database_uri).parent.glob("*.backup"))
+
+
+def test_the_version_loads_from_the_new_place(moved, deployed):
+    import mlflow
+
+    mlflow.set_tracking_uri(moved.tracking_uri)
+    mlflow.set_registry_uri(moved.tracking_uri)
+    uri = f"models:/{deployed.name}/{deployed.version}"
+    with pytest.raises(NotFound):
+        model_registry.load(uri)
+    result = relocate(replace(moved, apply=True))
+    assert result.changed == sum(item.rows for item in result.columns) > 10
+    assert {item.column for item in result.columns} >= {"runs.artifact_uri", "trace_tags.value"}
+    assert open_store(moved).artifact_root.startswith(moved.data_dir)
+    answers = model_registry.load(uri).predict({"question": ["What is MLflow?"]})
+    assert answers[0]["answer"]
+
+
+@pytest.mark.s3
+def test_the_version_loads_from_a_bucket_that_the_files_were_copied_to(moved, deployed, s3_store, monkeypatch):
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    from genai_lifecycle.storage.preflight import open_root
+
+    for name, value in s3_store.environment.items():
+        monkeypatch.setenv(name, value)
+    root = S3Root("moved-here", "team/a")
+    open_root(root, s3_store.url, None, None, writes=True)
+    get_artifact_repository(str(root)).log_artifacts(moved.move_to)
+    there = replace(moved, data_dir=str(root), move_to=str(root), s3_endpoint_url=s3_store.url, apply=True)
+    with pytest.raises(NotFound, match="models are not at the new place"):
+        relocate(replace(there, move_to=f"{root}/deeper"))
+    assert relocate(there).changed > 10
+    assert open_store(there).artifact_root == f"{root}/{moved.experiment_name}"
+    answers = model_registry.load(f"models:/{deployed.name}/{deployed.version}").predict(
+        {"question": ["What is MLflow?"]}
+    )
+    assert answers[0]["answer"]
+
+
+def test_without_apply_nothing_changes(moved):
+    before = content(moved)
+    result = relocate(moved)
+    assert result.changed == 0 and result.backup is None and sum(item.rows for item in result.columns) > 10
+    assert content(moved) == before and not backups(moved)
+
+
+def test_a_second_time_finds_nothing_and_copies_nothing(moved):
+    first = relocate(replace(moved, apply=True))
+    assert first.changed and len(backups(moved)) == 1
+    assert relocate(replace(moved, apply=True)).columns == ()
+    assert len(backups(moved)) == 1
+
+
+def test_killed_in_the_middle_it_changes_nothing_and_the_same_command_goes_on(moved, tmp_path):
+    given = [
+        "--mode", "relocate", "--from", moved.move_from, "--to", moved.move_to,
+        "--backend-store-uri", moved.backend_store_uri, "--apply",
+    ]  # fmt: skip
+    rows = sum(item.rows for item in relocate(moved).columns)
+    killed = run_cli(given, tmp_path, killed_at=("genai_lifecycle.tracking.locations._update", 8))
+    assert killed.returncode == -9
+    assert sum(item.rows for item in relocate(moved).columns) == rows
+    done = run_cli(given, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{rows} addresses were rewritten" in done.stdout and relocate(moved).columns == ()
+
+
+def test_it_refuses_when_the_files_are_not_at_the_new_place(moved, tmp_path):
+    before = content(moved)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFound, match="models are not at the new place"):
+        relocate(replace(moved, move_to=str(tmp_path / "empty"), apply=True))
+    with pytest.raises(NotFound, match="There is no folder"):
+        relocate(replace(moved, move_to=str(tmp_path / "nowhere"), apply=True))
+    assert content(moved) == before and not backups(moved)
+
+
+def test_force_rewrites_all_the_same_and_says_what_is_missing(moved, tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = relocate(replace(moved, move_to=str(tmp_path / "empty"), apply=True, force=True))
+    assert result.changed and len(result.missing) == 1
+
+
+def test_it_waits_for_no_other_run(moved):
+    with open(f"{moved.move_to}/.lifecycle.lock", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Busy):
+            relocate(replace(moved, apply=True))
+
+
+def test_a_server_is_refused_with_what_to_do(make_config):
+    with pytest.raises(ConfigError, match="a server in front") as refused:
+        relocate(make_config(tracking_uri="http://127.0.0.1:5050", move_from="/a", move_to="/b"))
+    assert "--backend-store-uri" in refused.value.hint
+
+
+@pytest.mark.parametrize(("old", "new"), [(None, "/b"), ("/a", None), ("/a", "/a/"), ("/a/./b", "/a/b")])
+def test_the_places_must_be_two(make_config, old, new):
+    with pytest.raises(ConfigError):
+        relocate(make_config(move_from=old, move_to=new))
+
+
+@pytest.mark.parametrize("place", ["/", "..", "gs://bucket/x", "https://me:secret@host/x"])
+def test_a_place_that_cannot_be_meant_is_refused(make_config, place):
+    with pytest.raises(ConfigError, match="--from") as refused:
+        make_config(move_from=place, move_to="/b")
+    assert "secret" not in str(refused.value)

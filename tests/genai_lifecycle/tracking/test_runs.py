@@ -1,0 +1,43 @@
+"""How a run ends that did not end well."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import free_port
+
+from genai_lifecycle.errors import LifecycleError, TrackingUnavailable
+from genai_lifecycle.tracking import inventory, runs
+
+
+@pytest.mark.parametrize("error", [TrackingUnavailable("MLflow stored 1 of 2 traces."), LifecycleError("anything")])
+def test_a_run_that_fails_is_failed_also_when_it_is_the_stores_own_fault(store, error):
+    with pytest.raises(LifecycleError), runs.run("experiment", "experiment"), runs.run("qa", "template", nested=True):
+        raise error
+    assert [run.status for run in inventory.runs(store.experiment_id)] == ["FAILED", "FAILED"]
+
+
+def test_a_store_that_is_gone_is_not_asked_again(store, monkeypatch):
+    import mlflow
+
+    with pytest.raises(TrackingUnavailable, match="gone"), runs.run("experiment", "experiment"):
+        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"http://127.0.0.1:{free_port()}")
+        raise TrackingUnavailable("gone")
+    monkeypatch.undo()
+    assert [run.status for run in inventory.runs(store.experiment_id)] == ["RUNNING"]
+    mlflow.end_run()
+
+
+def test_a_run_of_a_killed_process_is_closed_by_the_next(store):
+    import socket
+    import subprocess
+    import sys
+
+    import mlflow
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    tags = {runs.PROCESS_TAG: f"{socket.gethostname()}:{gone.pid}"}
+    mlflow.MlflowClient().create_run(store.experiment_id, tags=tags)
+    assert [run.is_left_open for run in inventory.runs(store.experiment_id)] == [True]
+    assert runs.close_dead_runs(store) == 1
+    assert [run.status for run in inventory.runs(store.experiment_id)] == ["KILLED"]

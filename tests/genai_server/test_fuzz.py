@@ -1,0 +1,78 @@
+"""Schemathesis over our OpenAPI document, all checks: no 5xx, and no response that breaks what the document says.
+
+FUZZ_EXAMPLES is the number for each operation; `make fuzz` takes enough for 2,000 and more, and tries every bound of
+every field too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from conftest import saved_model
+
+from genai_server.app import create_app
+from genai_server.predictor import LoadedModel
+from genai_server.registry import load_from_mlflow
+from genai_server.settings import ServerSettings
+
+EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "")
+PHASES = "examples,coverage,fuzzing" if EXAMPLES else "fuzzing"
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+KEY = "secret-key-1"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory, tiny_gpt2) -> Iterator[str]:
+    """A server with a real packaged model and a key, so that the admin routes are open to it."""
+    base = tmp_path_factory.mktemp("fuzz")
+    folder = saved_model(base, tiny_gpt2)
+    loaded: list[LoadedModel] = []
+
+    def load(uri: str, tracking_uri: str | None) -> LoadedModel:
+        """The same model at every reload; any other address is looked for."""
+        if uri != str(folder) or not loaded:
+            loaded.append(load_from_mlflow(uri, tracking_uri))
+            loaded[-1].answerer.close = lambda: None
+        return loaded[0]
+
+    settings = ServerSettings(
+        model_uri=str(folder), api_keys=(KEY,), request_timeout_s=0.3, feedback_file=str(base / "feedback.jsonl")
+    )
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, load), log_level="warning"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    deadline = time.monotonic() + 120
+    while not (server.started and httpx.get(f"{url}/readyz").status_code == 200):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield url
+    server.should_exit = True
+    thread.join(20)
+
+
+def test_every_answer_is_one_that_the_document_names(url, tmp_path):
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(CONFIG),
+        "run", f"{url}/openapi.json", "--header", f"Authorization: Bearer {KEY}",
+        "--phases", PHASES, "--max-examples", EXAMPLES or "10", "--generation-database", "none",
+        "--request-timeout", "60", "--no-color", *([] if EXAMPLES else ["--seed", "1"]),
+    ]  # fmt: skip
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": str(CONFIG.with_name("schemathesis_hooks.py"))}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    sys.stdout.write(done.stdout)  # how many were tried, in the output of `make fuzz`
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    tried = [int(number) for number in re.findall(r"(\d+) generated", done.stdout)]
+    assert tried and tried[0] > 100, done.stdout[-2000:]
