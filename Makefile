@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: all install test fuzz soak serve ui check fix docs bench clean
+.PHONY: all install test test-services fuzz soak serve ui check fix docs bench clean
 
 all: install  ## install, then the whole life: experiment, deploy, test
 	$(BIN)/python e2e_mlflow.py --mode all
@@ -18,8 +18,11 @@ install: .venv/.installed  ## make .venv and install the pinned requirements
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-test: install  ## every test, with real parts
-	$(BIN)/python -m pytest
+test: install  ## every test that needs nothing but this checkout, with real parts
+	$(BIN)/python -m pytest -m "not (docker or s3 or postgresql)"
+
+test-services: install  ## the tests against a Docker engine, an S3 store and a PostgreSQL server
+	$(BIN)/python -m pytest -m "docker or s3 or postgresql"
 
 fuzz: install  ## Schemathesis over the server's OpenAPI document, more than 2,000 requests
 	FUZZ_EXAMPLES=60 $(BIN)/python -m pytest -n 0 -s tests/genai_server/test_fuzz.py

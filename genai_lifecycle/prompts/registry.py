@@ -157,8 +157,9 @@ def delete(name: str) -> None:
 
 @seam
 def register_all(templates: Mapping[str, str], commit_message: str) -> list[PromptRef]:
-    """The current version of every template, registered where it is new or has changed.
+    """A version for every template, registered where no version has this text yet.
 
+    A version that somebody has put in production since then is taken in the template's place, where it asks a question.
     On a tracking server that keeps no prompts, every version is None.
     """
     from mlflow.exceptions import MlflowException
@@ -175,9 +176,12 @@ def _ensure(name: str, template: str, commit_message: str) -> PromptRef:
     import mlflow
 
     latest = mlflow.genai.load_prompt(f"prompts:/{name}@latest", allow_missing=True, cache_ttl_seconds=0)
-    if latest is None or latest.template != template:
-        latest = mlflow.genai.register_prompt(name=name, template=template, commit_message=commit_message)
-    return PromptRef(name, int(latest.version), template)
+    same = [version for version in versions(require(name)) if version.template == template] if latest else []
+    if not same:
+        made = mlflow.genai.register_prompt(name=name, template=template, commit_message=commit_message)
+        return PromptRef(name, int(made.version), template)
+    live = _production_version(name)
+    return live if live and "{{question}}" in live.template else PromptRef(name, same[0].version, template)
 
 
 @seam

@@ -254,6 +254,7 @@ def mlflow_server(tmp_path_factory) -> Iterator[str]:
     """One that may reach addresses of this machine, which it refuses by default."""
     base, port = tmp_path_factory.mktemp("mlflow"), free_port()
     environment = os.environ | {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
+    environment["MLFLOW_WEBHOOK_CACHE_TTL"] = "0"  # else it does not know a new webhook for a minute
     command = [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{base / 'mlflow.db'}",
         "--artifacts-destination", str(base / "artifacts"), "--host", "127.0.0.1", "--port", str(port),

@@ -23,6 +23,7 @@ from genai_lifecycle.tracking.store import open_store
 from genai_lifecycle.tracking.ui import ui_command
 
 NAME = "model-in-postgresql"
+pytestmark = pytest.mark.postgresql
 
 
 @pytest.fixture(scope="module")

@@ -182,6 +182,21 @@ def test_the_experiments_winner_remembers_the_one_before(name):
     assert aliases(name) == {PRODUCTION: 2, PREVIOUS: 1}
 
 
+def test_an_experiment_takes_what_is_in_production_in_the_place_of_its_own_template(name):
+    (own,) = registry.register_all({name: FIRST}, "template")
+    act("update", name, template=SECOND, force=True)
+    assert registry.register_all({name: FIRST}, "template") == [PromptRef(name, 2, SECOND)]
+    act("alias", name, alias=PRODUCTION, version=1, force=True)
+    assert registry.register_all({name: FIRST}, "template") == [own]
+    assert [v.version for v in act("history", name).versions] == [2, 1]
+
+
+def test_an_experiment_leaves_alone_what_it_cannot_ask_with(name):
+    (own,) = registry.register_all({name: FIRST}, "template")
+    act("update", name, template="{{topic}}", force=True)
+    assert registry.register_all({name: FIRST}, "template") == [own]
+
+
 def test_a_prompt_that_the_model_cannot_fill_is_not_deployed(name, config):
     act("create", "qa-simple", template="{{topic}}")
     with pytest.raises(ConfigError, match="has to be its one variable"):
