@@ -8,8 +8,12 @@ import atexit
 import os
 import sys
 
-from genai_lifecycle.cli import main
-from genai_lifecycle.errors import TrackingUnavailable
+from genai_lifecycle.cli import INTERRUPTED, main
+from genai_lifecycle.errors import StorageFailed, TrackingUnavailable
+
+# After these a normal exit would wait, for minutes or for good, on what cannot end: MLflow's last traces to a server
+# that is gone, transfers of files to a store that is gone or that nobody wants any more.
+HELD_UP = {TrackingUnavailable.exit_code, StorageFailed.exit_code, INTERRUPTED}
 
 _HANDED_OUT = {
     "E2EConfig": "genai_lifecycle.config",
@@ -27,11 +31,7 @@ def __getattr__(name: str):
 
 
 def _leave() -> None:
-    """End the process at once, all output written.
-
-    Taking an interpreter apart that has torch and MLflow loaded takes seconds and is of use to nobody. After a
-    lost server it would be minutes: MLflow still tries to deliver its last traces.
-    """
+    """End the process at once, all output written: taking torch and MLflow apart takes seconds and serves nobody."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(_code)
@@ -44,5 +44,5 @@ if __name__ == "__main__":
         _code = main()
     except SystemExit as exc:  # --help
         _code = exc.code or 0
-    if _code == TrackingUnavailable.exit_code:
+    if _code in HELD_UP:
         _leave()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -15,6 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `import tiny_model`; the t
 
 # Two workers on two cores: more threads for each would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts us in the background has these ignored, and so would have every process that a test sends them to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 REPO = Path(__file__).resolve().parents[1]
 

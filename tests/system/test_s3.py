@@ -32,8 +32,9 @@ def killing(self, *given, **more):
         subprocess.run([os.environ["KILL"], "--kill", os.environ["KILL_PORT"]], check=True)
     return original(self, *given, **more)
 setattr(S3ArtifactRepository, method, killing)
-from genai_lifecycle.cli import main
-raise SystemExit(main(sys.argv[3:]))
+import runpy
+sys.argv = ["e2e_mlflow.py", *sys.argv[3:]]
+runpy.run_path("e2e_mlflow.py", run_name="__main__")
 """
 
 
@@ -74,7 +75,9 @@ class Life:
 
     def _run(self, arguments: list[str], more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         command, environment = [sys.executable, *arguments], self.environment | (more or {})
-        return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=REPO, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
 
 
 @pytest.fixture(scope="module")
