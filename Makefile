@@ -46,9 +46,11 @@ fix: install  ## repair what can be repaired by a program
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install  ## write docs/cli.md from --help
+docs: install  ## write docs/cli.md from --help, and the bundle's openapi.json from the server
 	{ printf '# Command line\n\nThis page is the output of `python e2e_mlflow.py --help`; a test compares the two.\n\n```\n'; \
 	  COLUMNS=110 $(BIN)/python e2e_mlflow.py --help; printf '```\n'; } > docs/cli.md
+	$(BIN)/python -c "import json; from genai_server.app import create_app; from genai_server.settings import ServerSettings; \
+	  print(json.dumps(create_app(ServerSettings()).openapi(), indent=2, ensure_ascii=False))" > demo_serving/package/openapi.json
 
 bench: install  ## measure the whole life, the engine, and the server beside its peers; prints tables (30 minutes)
 	$(BIN)/pip install -q -r benchmarks/requirements.txt

@@ -24,7 +24,7 @@ def run_once(base: Path) -> tuple[float, dict]:
     environment = os.environ | {"LIFECYCLE_DATA_DIR": str(base / "artifacts")}
     environment |= {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{base / 'mlflow.db'}"}
     started = time.monotonic()
-    command = [sys.executable, "e2e_mlflow.py", "--mode", "all"]
+    command = [sys.executable, "e2e_mlflow.py", "--mode", "all", "--output-dir", str(base / "exported")]
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
     wall_s = time.monotonic() - started
     if done.returncode:

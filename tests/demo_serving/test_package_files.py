@@ -20,7 +20,7 @@ PACKAGE = REPO / "demo_serving" / "package"
 SCRIPTS = ("build.sh", "run.sh", "test.sh")
 FILES = (
     "Dockerfile", ".dockerignore", *SCRIPTS, "test_bundle.py", "compose.yaml", ".env.example", "README.md",
-    "requirements.in", "requirements.lock",
+    "requirements.in", "requirements.lock", "openapi.json",
 )  # fmt: skip
 REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[^]]*\])?==([^\s\\;#]+)", re.M)
 
@@ -204,6 +204,14 @@ def test_the_lock_has_a_hash_for_every_package_and_none_that_serving_does_not_ne
 # --- what must, and must not, stand in the files ---
 
 
+def test_the_description_is_that_of_the_server():
+    from genai_server.app import create_app
+    from genai_server.settings import ServerSettings
+
+    described = json.loads(text_of("openapi.json"))
+    assert described == json.loads(json.dumps(create_app(ServerSettings()).openapi())), "`make docs` writes it anew"
+
+
 def test_every_file_is_there():
     assert {path.name for path in PACKAGE.iterdir()} - {"__pycache__"} == set(FILES)
 
@@ -239,15 +247,10 @@ def test_every_setting_of_the_env_file_is_passed_on_by_compose():
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, tiny_gpt2):
     """A bundle's folder with a tiny model, and its address: the server as a process of its own."""
-    from fastapi.encoders import jsonable_encoder
-
-    from genai_server.app import create_app
-    from genai_server.settings import ServerSettings
-
     folder = tmp_path_factory.mktemp("served")
     shutil.copytree(saved_model(folder / "work", tiny_gpt2), folder / "model")
-    shutil.copy(PACKAGE / "test_bundle.py", folder)
-    (folder / "openapi.json").write_text(json.dumps(jsonable_encoder(create_app(ServerSettings()).openapi())), "utf-8")
+    for name in ("test_bundle.py", "openapi.json"):
+        shutil.copy(PACKAGE / name, folder)
     write_manifest(folder)
     port = free_port()
     environment = os.environ | {

@@ -24,7 +24,8 @@ from genai_lifecycle.errors import BundleError, ExportDeclined
 IDENTITY = {"model": {"name": "m", "version": "3", "alias": None, "uri": "models:/m/3"}, "image": "m:3"}
 PACKAGE = {
     "Dockerfile": "FROM scratch\n", ".dockerignore": "wheels\n", "requirements.lock": "# nothing\n",
-    "build.sh": "#!/bin/sh\n", "run.sh": "#!/bin/sh\n", "test.sh": "#!/bin/sh\n", ".env.example": "PORT=8000\n",
+    "openapi.json": "{}\n", "build.sh": "#!/bin/sh\n", "run.sh": "#!/bin/sh\n", "test.sh": "#!/bin/sh\n",
+    ".env.example": "PORT=8000\n",
 }  # fmt: skip
 
 
@@ -43,9 +44,8 @@ def package(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def described(monkeypatch, package):
-    """The small package, and the server's description without the seconds that it takes."""
+    """The small package in the place of the real one."""
     monkeypatch.setattr(bundle, "PACKAGE", package)
-    monkeypatch.setattr(bundle, "_describe_api", lambda part: (part / "openapi.json").write_text("{}"))
 
 
 def make_model(folder: Path) -> Path:
@@ -82,7 +82,7 @@ def assert_told(error, sentence: str) -> None:
 
 @pytest.fixture(scope="module")
 def whole(package, tmp_path_factory) -> Path:
-    """A bundle with the real server and its real description."""
+    """A bundle with the real server."""
     base = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "PACKAGE", package)
@@ -114,11 +114,6 @@ def test_the_commit_is_the_checkouts(whole, monkeypatch):
         assert manifest["git_commit"].removesuffix("-dirty") == head.stdout.strip()
     monkeypatch.setenv("PATH", "")
     assert bundle._git_commit() is None
-
-
-def test_the_description_is_that_of_the_server(whole):
-    described = json.loads((whole / "openapi.json").read_text("utf-8"))
-    assert {"/ask", "/health/ready", "/v1/chat/completions", "/invocations"} <= described["paths"].keys()
 
 
 def test_secrets_and_compiled_files_stay_behind(whole):
@@ -158,13 +153,6 @@ def test_a_checkout_that_is_not_whole(write, monkeypatch, tmp_path):
 def test_this_checkouts_package_is_whole():
     assert not [name for name in bundle.NEEDED_OF_PACKAGE if not (bundle.PACKAGE / name).is_file()]
     assert all(path.stat().st_mode & 0o100 for path in bundle.PACKAGE.glob("*.sh"))
-
-
-def test_a_server_that_does_not_start(tmp_path):
-    (tmp_path / "part" / "serving").mkdir(parents=True)
-    with pytest.raises(BundleError) as error:
-        bundle._describe_api(tmp_path / "part")
-    assert_told(error, "could not describe its routes: .*No module named 'genai_server'")
 
 
 # --- the place ------------------------------------------------------------------------------------
@@ -244,7 +232,6 @@ package, model, target, moment = sys.argv[1:]
 def kill(*given, **more):
     os.kill(os.getpid(), signal.SIGKILL)
 bundle.PACKAGE = Path(package)
-bundle._describe_api = lambda part: None
 if moment == "second rename":
     rename, done = Path.rename, []
     Path.rename = lambda self, to: kill() if done else done.append(rename(self, to))
