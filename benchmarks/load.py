@@ -123,6 +123,7 @@ async def first_tokens(api: Api, questions: Sequence[str], clients: int, request
                         seen = True
 
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=dict(api.headers)) as session:
         await asyncio.gather(*(client(session) for _ in range(clients)))
     return sorted(taken)

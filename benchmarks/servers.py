@@ -87,19 +87,34 @@ def _wait(url: str, child: subprocess.Popen, log: Path) -> None:
 
 
 def our_server(package: Path) -> Peer:
+    return _ours("our server", package, {"MLFLOW_TRACKING_URI": ""})
+
+
+def our_server_observed(package: Path, work: Path) -> Peer:
+    """With all that costs: every request traced into a SQLite store, and a key asked for."""
+    settings = {"MLFLOW_TRACKING_URI": f"sqlite:///{work / 'traces.db'}", "MLFLOW_TRACE_SAMPLING_RATIO": "1"}
+    settings |= {"API_KEYS": KEY}
+    return _ours("our server, traced, with keys", package, settings, {"Authorization": f"Bearer {KEY}"})
+
+
+def _ours(name: str, package: Path, settings: Mapping[str, str], headers: Mapping[str, str] | None = None) -> Peer:
+    def body(question: str) -> dict:
+        return {"question": question, "max_new_tokens": NEW_TOKENS}
+
     return Peer(
-        "our server",
+        name,
         lambda port: [sys.executable, "fastapi_server.py"],
         "/health/ready",
         lambda base: Api(
             f"{base}/ask",
-            lambda question: {"question": question, "max_new_tokens": NEW_TOKENS},
+            body,
             lambda answer: answer["completion_tokens"],
             f"{base}/health/live",
+            headers or {},
             stream_url=f"{base}/ask/stream",
-            stream_body=lambda question: {"question": question, "max_new_tokens": NEW_TOKENS},
+            stream_body=body,
         ),
-        {"MLFLOW_MODEL_URI": str(package), "MLFLOW_TRACKING_URI": ""},
+        {"MLFLOW_MODEL_URI": str(package), **settings},
     )
 
 
@@ -180,6 +195,7 @@ def transformers_serve(model: Path) -> Peer:
 
 
 NEW_TOKENS = 64
+KEY = "a-key-of-this-benchmark"
 
 
 def _mlflow_serve(package: Path, port: int) -> list[str]:

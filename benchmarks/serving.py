@@ -146,6 +146,7 @@ def peers_of(model: Path, ours: Path, work: Path) -> Mapping[str, object]:
     """Everything that can be measured, by the name that `--only` takes."""
     return {
         "ours": servers.our_server(ours),
+        "ours-observed": servers.our_server_observed(ours, work),
         "ours-mlflow": servers.our_model_under_mlflow(ours),
         "naive": servers.naive_under_mlflow(model, work / "naive"),
         "litserve": servers.litserve(model),

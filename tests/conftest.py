@@ -24,6 +24,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 REPO = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, so that at the end no worker waits for another one's (pyproject.toml keeps this order)."""
+    items.sort(key=lambda item: not item.path.is_relative_to(REPO / "tests" / "system"))
+
+
 @pytest.fixture(autouse=True)
 def isolated(tmp_path_factory, monkeypatch) -> None:
     """No test reads the user's home, HuggingFace cache or MLflow settings, nor writes to them."""

@@ -195,7 +195,7 @@ def test_seeded_draws_in_a_crowd_are_those_alone(text_model):
     with ThreadPoolExecutor(9) as pool:
         others = [pool.submit(ask, text_model, "x", temperature=2.0, max_new_tokens=60) for _ in range(3)]
         assert list(pool.map(drawn, range(6))) == alone
-        assert all(other.result().completion_tokens for other in others)
+        assert {other.result().finish_reason for other in others} <= {"stop", "length"}
 
 
 def test_unseeded_draws_of_one_call_differ(text_model):
