@@ -28,6 +28,7 @@ def openvino(model: Path, clients: int, requests: int) -> float:
     settings = {
         "ir": str(model / "artifacts" / "ir"),
         "threads": 2,
+        "window": json.loads((model / "artifacts" / "model" / "config.json").read_text())["n_positions"],
         "kv_cache_precision": "f32" if precision == "fp32" else "u8",
         "prefix_caching": False,
     }
