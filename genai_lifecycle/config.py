@@ -30,6 +30,8 @@ ENVIRONMENT = {
     "backend_store_uri": "MLFLOW_BACKEND_STORE_URI",
     "experiment_name": "MLFLOW_EXPERIMENT_NAME",
     "data_dir": "LIFECYCLE_DATA_DIR",
+    "staging_dir": "LIFECYCLE_STAGING_DIR",
+    "log_dir": "LIFECYCLE_LOG_DIR",
     "s3_endpoint_url": "MLFLOW_S3_ENDPOINT_URL",
     "model": "LIFECYCLE_MODEL",
     "registered_model_name": "LIFECYCLE_REGISTERED_MODEL_NAME",

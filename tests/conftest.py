@@ -53,10 +53,16 @@ def s3_store(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared(tmp_path_factory) -> None:
-    """Quiet libraries and short time-outs, as the command line sets them before the first MLflow import."""
+    """Quiet libraries and short time-outs, as the command line sets them before the first MLflow import.
+
+    What the command line stages and logs goes below this worker's folder: workers sweep what another one left.
+    """
     from genai_lifecycle.tracking.environment import prepare
 
-    prepare(tmp_path_factory.mktemp("staging"))
+    staging = tmp_path_factory.mktemp("staging")
+    os.environ["LIFECYCLE_STAGING_DIR"] = str(staging)
+    os.environ["LIFECYCLE_LOG_DIR"] = str(tmp_path_factory.mktemp("logs"))
+    prepare(staging)
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ one that kills it, so what was done before that call is done and nothing after i
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from cli_process import run_cli
@@ -107,4 +109,4 @@ def test_ctrl_c_ends_the_run_as_killed_with_130(life):
 
 def test_what_killed_runs_left_in_the_staging_folder_is_swept(life):
     assert life.run("deploy").returncode == 0
-    assert not list((REPO / "local_staging").glob("scratch-*"))
+    assert not list(Path(os.environ["LIFECYCLE_STAGING_DIR"]).glob("scratch-*"))

@@ -124,7 +124,7 @@ def test_a_second_experiment_makes_no_new_prompt_versions(finished, base, tiny_g
 
 
 def test_the_run_is_described_for_programs_too(finished):
-    result = json.loads((REPO / "local_staging" / "last_run.json").read_text("utf-8"))
+    result = json.loads(Path(os.environ["LIFECYCLE_STAGING_DIR"], "last_run.json").read_text("utf-8"))
     assert set(result["seconds"]) == {"experiment", "deploy", "test", "serve", "export"}
     assert result["export"]["version"] == "1" and result["export_declined"] == ""
 
