@@ -17,7 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: make `bundled_model` importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bundled_model.phrasings import FRAMES, compared, framed, noisy, normalised
+from bundled_model.phrasings import FRAMES, bag_of_words, compared, framed, noisy, normalised
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 CASES_FILE = CORPUS / "cases.jsonl"
@@ -173,6 +173,7 @@ class Mix:
     smalltalk: float = 0.03
     dialogues: float = 0.08
     framed: float = 0.27  # share of questions made from a name and a frame
+    bags: float = 0.0  # share of questions that are bags of words
 
 
 def draw(corpus: Corpus, rng: random.Random, mix: Mix = Mix()) -> Example:
@@ -200,6 +201,8 @@ def _draw_dialogue(corpus: Corpus, rng: random.Random, mix: Mix) -> Example:
 def _draw_question(corpus: Corpus, entry: Entry, rng: random.Random, mix: Mix) -> str:
     while True:
         plain = _plain_question(entry, rng, mix)
+        if mix.bags and rng.random() < mix.bags:
+            plain = bag_of_words(plain, rng.choice(entry.questions["train"]), rng)
         text = noisy(plain, rng)
         # Neither a held-out phrasing nor one that has become it, or has only got a typo or a "please".
         if not {normalised(plain), normalised(text)} & corpus.held_out:

@@ -65,6 +65,7 @@ _NEIGHBOURS = {
     "s": "ad", "t": "ry", "u": "yi", "v": "cb", "w": "qe", "x": "zc", "y": "tu", "z": "x",
 }  # fmt: skip
 _LONG_QUESTION_WORDS, _WORD_LOSS = 6, 0.15
+_OTHER_WORDS, _FEWEST_WORDS = 0.3, 0.4  # of a bag of words
 _TYPO_MIN_LETTERS = 4  # a slip in a shorter word makes another word
 _SIDES = re.compile(r"(?:the difference between )?(.+?) (?:vs\.?|versus|and|or) (.+)", re.IGNORECASE)
 
@@ -119,6 +120,21 @@ def _with_words_lost(text: str, rng: random.Random) -> str:
     words = text.split()
     kept = [word for word in words if rng.random() > _WORD_LOSS]
     return " ".join(kept) if len(words) >= _LONG_QUESTION_WORDS and len(kept) >= 4 else text
+
+
+def bag_of_words(text: str, other: str, rng: random.Random) -> str:
+    """Some of the words, often in another order, sometimes with words of another phrasing of the same question.
+
+    No question that a person asks, but it has the words that such questions have: what is asked about must be
+    found from any of them.
+    """
+    words = text.split() + (other.split() if rng.random() < _OTHER_WORDS else [])
+    share = rng.uniform(_FEWEST_WORDS, 1.0)
+    kept = [word for word in words if rng.random() < share]
+    kept = kept if len(kept) >= 3 else words
+    if rng.random() < 0.5:
+        rng.shuffle(kept)
+    return " ".join(kept)
 
 
 def _case(text: str, rng: random.Random) -> str:

@@ -121,9 +121,6 @@ def test_the_questions_of_this_file_were_not_trained_on(corpus):
     assert not trained & set(map(normalised, own))
 
 
-@pytest.mark.xfail(
-    reason="the committed weights miss 3 of these 21, 2 may be missed; the bar stands for the next training"
-)
 def test_rephrasing_keeps_the_meaning(corpus, model):
     asked = [(concept, question) for concept, questions in REPHRASED.items() for question in questions]
     answers = ask(model, *(question for _, question in asked))
@@ -146,9 +143,6 @@ def test_simple_questions_simply_work(corpus, model, concept):
     assert token_f1(ask(model, SIMPLE_QUESTIONS[concept])[0], reference(corpus, concept)) >= SAME_MEANING
 
 
-@pytest.mark.xfail(
-    reason="the committed weights take Docker for a Docker container; the bar stands for the next training"
-)
 def test_the_simple_question_about_docker_works(corpus, model):
     assert token_f1(ask(model, "What is Docker?")[0], reference(corpus, "docker")) >= SAME_MEANING
 

@@ -14,8 +14,10 @@ from bundled_model.dataset import (
     CORPUS,
     KNOWN,
     SMALLTALK,
+    SPLITS,
     UNKNOWN,
     CorpusError,
+    Mix,
     draw,
     draw_cases,
     held_out,
@@ -74,10 +76,11 @@ def test_every_concept_is_tested(corpus):
     assert len(held_out_dialogues(corpus)) == sum(len(dialogue.turns) for dialogue in corpus.dialogues)
 
 
-def test_training_never_draws_a_held_out_question(corpus):
+@pytest.mark.parametrize("bags", [0.0, 0.6])
+def test_training_never_draws_a_held_out_question(corpus, bags):
     rng = random.Random(3)
-    asked = {normalised(e.question) for split in ("validation", "test") for e in held_out(corpus, split)}
-    drawn = [draw(corpus, rng) for _ in range(20_000)]
+    asked = {normalised(e.question) for split in SPLITS[1:] for e in held_out(corpus, split)}
+    drawn = [draw(corpus, rng, Mix(bags=bags)) for _ in range(20_000)]
     first = [example.history[0] if example.history else example.question for example in drawn]
     assert not asked & set(map(normalised, first))
     assert {example.group for example in drawn} == {KNOWN, UNKNOWN, SMALLTALK}

@@ -12,6 +12,7 @@ from bundled_model.phrasings import (
     FIELD_FRAMES,
     FRAMES,
     _with_words_lost,
+    bag_of_words,
     compared,
     framed,
     noisy,
@@ -82,6 +83,16 @@ def test_a_short_question_loses_no_word():
     assert {_with_words_lost("What is overfitting in statistics?", rng) for _ in range(100)} == {
         "What is overfitting in statistics?"
     }
+
+
+def test_a_bag_of_words_has_words_of_the_two_phrasings_only():
+    question, other, rng = "the robot gets points for good actions", "learning from rewards", random.Random(0)
+    drawn = [bag_of_words(question, other, rng).split() for _ in range(300)]
+    assert all(len(words) >= 3 and set(words) <= {*question.split(), *other.split()} for words in drawn)
+    moved = [words for words in drawn if words != sorted(words, key=[*question.split(), *other.split()].index)]
+    assert len(drawn) / 4 < len(moved) < len(drawn) * 3 / 4
+    assert any({"good", "rewards"} <= set(words) for words in drawn)
+    assert min(map(len, drawn)) < 4 and [] not in drawn
 
 
 def test_the_same_seed_asks_the_same():

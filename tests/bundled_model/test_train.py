@@ -9,13 +9,28 @@ import pytest
 import torch
 
 from bundled_model import train as recipe_file
-from bundled_model.dataset import KNOWN, Example, load_corpus
-from bundled_model.train import CHECKPOINT, Recipe, Training, collate, encode, export, smaller, train, train_tokenizer
+from bundled_model.dataset import KNOWN, Example, Mix, load_corpus
+from bundled_model.train import (
+    CHECKPOINT,
+    Part,
+    Recipe,
+    Training,
+    collate,
+    encode,
+    encode_short,
+    export,
+    learning_rate,
+    smaller,
+    train,
+    train_tokenizer,
+)
 from genai_lifecycle.prompts.templates import TEMPLATES
 from served_model.text_generation.sampling import Sampling
 from served_model.text_generation.text_model import DIALOGUE, PLAIN, TextModel
 
-TINY = Recipe(steps=6, batch=4, vocabulary=500, layers=1, width=32, heads=2, warmup=2, checkpoint_every=3)
+FIRST = Part(steps=4, batch=4, learning_rate=2e-3, warmup=2)
+SECOND = Part(steps=4, batch=4, learning_rate=1e-3, warmup=1, short_share=0.5, short_mix=Mix(bags=0.5), short_answer=3)
+TINY = Recipe(parts=(FIRST, SECOND), vocabulary=500, layers=1, width=32, heads=2, checkpoint_every=3)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +117,13 @@ def test_a_history_is_trained_as_it_is_served(tokenizer, plain, dialogue):
     assert rows == {served_row(plain, later, later.question)} == {served_row(dialogue, later, later.question)}
 
 
+def test_short_rows_begin_as_served(tokenizer, plain, dialogue):
+    rng = random.Random(0)
+    rows = [encode_short(ASKED, tokenizer, rng, SECOND) for _ in range(20)]
+    whole = [served_row(plain, ASKED, texts()[0]), served_row(dialogue, ASKED, ASKED.question)]
+    assert {(tuple(row.prompt), tuple(row.answer)) for row in rows} == {(p, a[:3]) for p, a in whole}
+
+
 def test_only_the_answer_and_its_end_count_for_the_loss(tokenizer):
     rows = some_rows(tokenizer)
     ids, labels = collate(rows, "cpu")
@@ -135,7 +157,7 @@ def test_stopped_and_resumed_gives_the_same_weights(corpus, tokenizer, finished,
     advance = stopped.advance
 
     def advance_until_killed():
-        if stopped.step == 5:  # after the checkpoint of step 3, in the middle of nowhere
+        if stopped.step == 5:  # after the checkpoint of step 3, in the second part
             raise KeyboardInterrupt
         return advance()
 
@@ -151,6 +173,23 @@ def test_stopped_and_resumed_gives_the_same_weights(corpus, tokenizer, finished,
     assert same(finished.mean, resumed.mean)
 
 
+def test_the_second_part_starts_from_the_mean_with_an_optimiser_of_its_own(corpus, tokenizer):
+    training = Training(corpus, tokenizer, TINY, "cpu")
+    for _ in range(FIRST.steps):
+        training.advance()
+    before, optimizer = {name: value.clone() for name, value in training.mean.items()}, training.optimizer
+    assert not same(before, training.model.state_dict())
+    training._begin_part()
+    assert same(before, training.model.state_dict())
+    assert training.optimizer is not optimizer and not training.pool
+
+
+def test_each_part_warms_up_and_cools_down():
+    assert [TINY.part_at(step) for step in (0, 3, 4, 7)] == [(FIRST, 0), (FIRST, 3), (SECOND, 0), (SECOND, 3)]
+    rates = [learning_rate(step, FIRST) for step in range(5)]
+    assert rates[0] == 1e-3 and rates[1] == max(rates) == 2e-3 and rates[-1] == pytest.approx(1e-4)
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(corpus, tokenizer, finished, tmp_path):
     finished.save(tmp_path / CHECKPOINT)
     other = Training(corpus, tokenizer, replace(TINY, seed=1), "cpu")
@@ -160,14 +199,18 @@ def test_a_checkpoint_of_another_recipe_is_refused(corpus, tokenizer, finished, 
 
 def test_it_learns(corpus, tokenizer):
     few = replace(corpus, entries=(corpus.of(KNOWN)[0], *corpus.entries[-20:]), dialogues=())
-    training = Training(few, tokenizer, replace(TINY, steps=30, warmup=5, learning_rate=1e-2), "cpu")
+    training = Training(few, tokenizer, replace(TINY, parts=(Part(30, 4, 1e-2, 5),)), "cpu")
     losses = [training.advance() for _ in range(30)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 def test_it_says_how_long_it_will_take(corpus, tokenizer, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        train(Training(corpus, tokenizer, replace(TINY, steps=20), "cpu"), tmp_path, some_rows(tokenizer))
+        train(
+            Training(corpus, tokenizer, replace(TINY, parts=(replace(FIRST, steps=20),)), "cpu"),
+            tmp_path,
+            some_rows(tokenizer),
+        )
     assert "step 20 of 20" in caplog.text and "min left" in caplog.text
 
 
