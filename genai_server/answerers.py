@@ -186,7 +186,7 @@ class ThreadAnswerer:
             raise ModelFailed("The model failed.", "The log names the cause.") from exc
         if not rows:
             raise ModelFailed("The model gave no answer.")
-        return _answer(rows[0])
+        return answer_of(rows[0])
 
 
 # What a packaged model tells with an answer; another one may do so too.
@@ -203,7 +203,7 @@ def _rows(predicted: Any) -> list:
     return [predicted] if isinstance(predicted, str | Mapping) else list(predicted)
 
 
-def _answer(row: Any) -> dict[str, Any]:
+def answer_of(row: Any) -> dict[str, Any]:
     """The field `answer` of a row, or its only value, or all of it as JSON."""
     if not isinstance(row, Mapping):
         return {"answer": str(row)}

@@ -79,6 +79,10 @@ class Metrics:
         """A caller that closed the connection before its answer was whole."""
         self._left.labels(self._model_name()).inc()
 
+    def traces(self, waiting: Callable[[], int], dropped: Callable[[], int]) -> None:
+        """Where to read, at every scrape, how many traces MLflow does not have yet, and never will have."""
+        self._registry.register(_TraceCollector(waiting, dropped))
+
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self._registry)
@@ -111,6 +115,17 @@ class _EngineCollector(Collector):
             family = kind(f"{PREFIX}{name}", what, labels=["model_name"])
             family.add_metric([self._model_name()], value)
             yield family
+
+
+class _TraceCollector(Collector):
+    """What became of the traces that MLflow does not have."""
+
+    def __init__(self, waiting: Callable[[], int], dropped: Callable[[], int]):
+        self._waiting, self._dropped = waiting, dropped
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        yield GaugeMetricFamily(f"{PREFIX}traces_waiting", "Traces that wait for MLflow.", self._waiting())
+        yield CounterMetricFamily(f"{PREFIX}traces_dropped", "Traces for which there was no room.", self._dropped())
 
 
 def _cache_usage(load: Any) -> float | None:

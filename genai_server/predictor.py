@@ -146,6 +146,11 @@ class Predictor:
             self._close_if_idle(model)
             self._under_way += Counter()  # drops the models that nobody asks
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a question is under way."""
+        return self._under_way.total() > 0
+
     def stop(self) -> None:
         """Not ready any more; what was accepted is finished."""
         self._stopping = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -88,6 +89,12 @@ class ServerSettings:
         if self.prompt_refresh_s is not None:
             return self.prompt_refresh_s
         return PROMPT_REFRESH_S if self.model_uri.startswith("models:/") else 0.0
+
+    @property
+    def spool_file(self) -> Path:
+        """Where traces wait for their MLflow: beside the ledger of feedback, and for each experiment its own."""
+        where = f"{self.tracking_uri} {self.trace_experiment}".encode()  # may have a password
+        return Path(self.feedback_file).with_name(f"traces-{hashlib.sha256(where).hexdigest()[:12]}.db")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> ServerSettings:

@@ -1,7 +1,9 @@
-"""Traces of a share of the requests, handed to a process of its own that writes them to MLflow.
+"""Traces of a share of the requests, put into a spool that a process of its own writes to MLflow.
 
-Writing a trace costs tens of milliseconds of CPU and waits for MLflow. The writer is a niced process behind a bounded
-queue, so that neither a busy nor a dead MLflow is felt by an answer: what does not fit is dropped and counted.
+A request costs a dictionary; twice a second a thread puts what came into the spool, and tells the writer how many
+traces to write now: all of them while nobody asks, else few, since writing one costs milliseconds of the CPU that the
+engine works on. Neither a busy nor a dead MLflow is felt by an answer. What waits survives a restart; what does not
+fit is dropped and counted.
 """
 
 from __future__ import annotations
@@ -9,14 +11,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import random
+import secrets
+import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from genai_server.trace_spool import Spool
 
 if TYPE_CHECKING:
     from genai_server.serving import Asked
@@ -24,10 +31,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WRITER = Path(__file__).with_name("trace_writer.py")
-QUEUE_LIMIT = 1000
+HELD_LIMIT = 1000  # traces in memory, while the spool is full or out of order
+GATHER_S = 0.5
+QUIET_COUNT = 200  # traces to write at once while nobody asks
+# Else every so often: so many, or this part of what waits where that is more, so that no load outruns the writer.
+BUSY_TICKS, BUSY_COUNT, BUSY_SHARE = 4, 10, 30
 PROVIDER = "mlflow.pyfunc"
 STOP_TIMEOUT_S = 5.0
-_END = None
 
 # OpenTelemetry's names for what a caller asked for (semantic conventions for GenAI, status Development).
 _PARAMS = {
@@ -38,36 +48,62 @@ _PARAMS = {
 
 
 class Tracer:
-    """Samples requests and hands them on. With a ratio of 0 there is no writer."""
+    """Samples requests and hands them on. With a ratio of 0 there is neither spool nor writer.
 
-    def __init__(self, ratio: float, with_texts: bool = False, environment: Mapping[str, str] | None = None):
+    Args:
+        spool_file: where traces wait, for one MLflow experiment.
+        environment: of the writer, on top of ours: MLflow's address and the name of the experiment.
+        is_busy: whether a question is under way.
+    """
+
+    def __init__(
+        self, ratio: float, with_texts: bool = False, spool_file: Path = Path("traces.db"),
+        environment: Mapping[str, str] | None = None, is_busy: Callable[[], bool] = lambda: False,
+    ):  # fmt: skip
         self._ratio, self._with_texts = ratio, with_texts
-        self._queue: queue.Queue[dict | None] = queue.Queue(QUEUE_LIMIT)
-        self._environment = dict(environment or {})
-        self._thread: threading.Thread | None = None
+        self._file, self._environment = spool_file, dict(environment or {})
+        self._is_busy = is_busy
+        self._held: deque[dict[str, Any]] = deque()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._put_what_comes, name="traces", daemon=True)
+        self._spool: Spool | None = None
         self._writer: subprocess.Popen | None = None
-        self.dropped = 0
+        self._told: str | None = None
+        self.dropped, self.waiting = 0, 0  # traces that did not fit; that MLflow does not have yet
 
     def start(self) -> None:
-        """Start the writer, if anything is sampled."""
-        if self._ratio > 0:
-            self._writer = subprocess.Popen(
-                [sys.executable, "-P", str(WRITER)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                env=os.environ | self._environment, start_new_session=True,
-            )  # fmt: skip
-            self._thread = threading.Thread(target=self._hand_over, name="traces", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Let the writer finish what it has, for a few seconds."""
-        if self._writer is None:
+        """Start the writer, if anything is sampled and the spool can be opened."""
+        if self._ratio == 0:
             return
         try:
-            self._queue.put(_END, timeout=STOP_TIMEOUT_S)
+            self._spool = Spool(self._file)
+        except (sqlite3.Error, OSError) as exc:
+            log.error("Requests are not traced: %s cannot be used (%s).", self._file, exc)
+            return
+        self._writer = subprocess.Popen(
+            [sys.executable, "-P", str(WRITER), str(self._file)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            env=os.environ | self._environment, start_new_session=True,
+        )  # fmt: skip
+        os.set_blocking(self._writer.stdin.fileno(), False)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the writer go on for a few seconds; what it does not finish waits for the next start."""
+        if self._spool is None:
+            return
+        self._ending.set()
+        self._thread.join()
+        self._writer.stdin.close()
+        try:
             self._writer.wait(STOP_TIMEOUT_S)
-        except (queue.Full, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             self._writer.kill()
             self._writer.wait()
+        self._count()
+        if self.waiting:
+            log.warning("%d traces wait in %s for the next start.", self.waiting, self._file)
+        self._spool.close()
+        self._spool = None
 
     def answered(
         self, asked: Asked, answer: Mapping[str, Any], info: Mapping[str, Any], started_ns: int, ended_ns: int
@@ -84,12 +120,12 @@ class Tracer:
             self._put(record | told)
 
     def _is_sampled(self) -> bool:
-        return self._writer is not None and random.random() < self._ratio
+        return self._spool is not None and random.random() < self._ratio
 
     def _put(self, record: dict[str, Any]) -> None:
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
+        if len(self._held) < HELD_LIMIT:
+            self._held.append(record)
+        else:
             self.dropped += 1
 
     def _record(
@@ -98,6 +134,8 @@ class Tracer:
         first_ns = started_ns + int(answer.get("first_token_s", 0) * 1e9)
         begun_ns = started_ns + int(answer.get("queued_s", 0) * 1e9)
         return {
+            "trace_id": secrets.token_hex(16),  # made here: a trace that is written twice is there once
+            "span_id": secrets.token_hex(8),
             "name": f"{asked.operation} {info['model']}",
             "start_ns": started_ns,
             "begun_ns": min(begun_ns, first_ns, ended_ns),
@@ -115,16 +153,45 @@ class Tracer:
             "outputs": {"answer": answer.get("answer")} if self._with_texts else {},
         }
 
-    def _hand_over(self) -> None:
-        """The thread between the queue and the writer, which blocks where the writer is slow."""
-        while (record := self._queue.get()) is not _END:
-            try:
-                self._writer.stdin.write(json.dumps(record).encode() + b"\n")
-                self._writer.stdin.flush()
-            except OSError:
-                log.error("The trace writer has ended; requests are not traced any more.")
-                return
-        self._writer.stdin.close()
+    def _put_what_comes(self) -> None:
+        """The thread between memory and the spool."""
+        is_last, ticks = False, 0
+        while not is_last:
+            is_last = self._ending.wait(GATHER_S)
+            is_quiet = not self._held and not self._is_busy()
+            self._put_all()
+            self._count()
+            ticks = 0 if is_quiet else ticks + 1
+            if self.waiting and ticks % BUSY_TICKS == 0:
+                self._let_write(QUIET_COUNT if is_quiet else max(BUSY_COUNT, self.waiting // BUSY_SHARE))
+            if self._writer.poll() is not None:
+                self._tell_once("The trace writer has ended; traces wait in the spool for the next start.")
+
+    def _let_write(self, count: int) -> None:
+        with suppress(OSError):  # it is stuck, or has ended
+            os.write(self._writer.stdin.fileno(), f"{count}\n".encode())
+
+    def _put_all(self) -> None:
+        """What cannot be put now is held for the next time."""
+        records = list(self._held)
+        if not records:
+            return
+        try:
+            self._spool.put(json.dumps(record, default=str) for record in records)
+        except sqlite3.Error as exc:
+            self._tell_once(f"The trace spool takes nothing: {exc}.")
+            return
+        for _ in records:
+            self._held.popleft()
+
+    def _count(self) -> None:
+        with suppress(sqlite3.Error):
+            self.waiting = len(self._held) + len(self._spool)
+
+    def _tell_once(self, what: str) -> None:
+        if what != self._told:
+            self._told = what
+            log.error("%s", what)
 
 
 def attributes(asked: Asked, answer: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,21 +9,26 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from fastapi import APIRouter, Request, Response
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 from mlflow.version import VERSION
 
-from genai_server.answerers import Scoring
+from genai_server.answerers import Scoring, answer_of
+from genai_server.errors import CallerLeft
 from genai_server.leaving import while_wanted
-from genai_server.metrics import Metrics
 from genai_server.predictor import READY
 from genai_server.problems import RETRY
-from genai_server.serving import serving_of
+from genai_server.prompts import QUESTION
+from genai_server.serving import Asked, Serving, serving_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +62,8 @@ async def invocations(request: Request) -> Response:
     data = await request.body()
     serving = serving_of(request)
     with serving.predictor.accepted() as model:
-        scored = _Scored(model.answerer.scoring(), request.app.state.settings.request_timeout_s, serving.metrics)
+        told = _Told(serving, model.info, request.state.request_id, request.headers.get("traceparent"))
+        scored = _Scored(model.answerer.scoring(), request.app.state.settings.request_timeout_s, told)
         return await while_wanted(request, _predict(data, content_type, scored, model.answerer.pool))
 
 
@@ -66,24 +72,90 @@ def _as_mlflow_reads_it(content_type: str) -> str:
     return content_type.lower().replace('"', "").rstrip("; \t")
 
 
-class _Scored:
-    """The model as MLflow's function calls it, within the server's deadline and with its answers counted."""
+@dataclass(frozen=True)
+class _Told:
+    """What the metrics and the traces hear of one request: each row is an answer, and a trace."""
 
-    def __init__(self, scoring: Scoring, timeout_s: float, metrics: Metrics):
+    serving: Serving
+    info: Mapping[str, Any]
+    request_id: str
+    traceparent: str | None
+    started_ns: int = field(default_factory=time.time_ns)
+
+    def answered(self, data: Any, params: Any, answers: Any) -> None:
+        ended_ns = time.time_ns()
+        for answer in answers if isinstance(answers, list) else ():
+            if isinstance(answer, Mapping):
+                self.serving.metrics.answer(answer)
+        rows = _rows(answers)
+        for question, row in zip(_questions(data, len(rows)), rows, strict=True):
+            answer, asked = _answer(row), self._asked(question, params)
+            took_ns = int(answer["total_s"] * 1e9) if "total_s" in answer else ended_ns
+            done_ns = min(self.started_ns + took_ns, ended_ns)
+            self.serving.tracer.answered(asked, answer, self.info, self.started_ns, done_ns)
+
+    def failed(self, params: Any, error_type: str) -> None:
+        """All of it, which is one trace."""
+        asked = self._asked({}, params)
+        self.serving.tracer.failed(asked, error_type, self.info, self.started_ns, time.time_ns())
+
+    def left(self) -> None:
+        self.serving.metrics.left()
+
+    def _asked(self, question: Mapping[str, Any], params: Any) -> Asked:
+        params = params if isinstance(params, Mapping) else {}
+        return Asked(question, params, self.request_id, "invocations", self.traceparent)
+
+
+def _rows(data: Any) -> list:
+    """One item for each row, of what MLflow hands to a model or a model returns; one of all that is something else."""
+    if isinstance(data, Mapping) and isinstance(column := data.get(QUESTION), list | np.ndarray):
+        data = column
+    if isinstance(data, pd.DataFrame):
+        return data.to_dict("records")
+    data = data.tolist() if isinstance(data, np.ndarray) else data
+    return data if isinstance(data, list) else [data]
+
+
+def _questions(data: Any, count: int) -> list[Mapping[str, Any]]:
+    """Question and history of each row; empty where the model was sent something else."""
+    rows = _rows(data)
+    if len(rows) != count:
+        return [{}] * count
+    asked = [row if isinstance(row, Mapping) else {QUESTION: row} for row in rows]
+    return [{name: row[name] for name in (QUESTION, "history") if name in row} for row in asked]
+
+
+def _answer(row: Any) -> dict[str, Any]:
+    """The text, and what is told with it where it can be reckoned with."""
+    answer = answer_of(row)
+    is_ours = "total_s" in answer and isinstance(row.get("queued_s"), float)
+    return {**answer, "queued_s": row["queued_s"]} if is_ours else answer
+
+
+class _Scored:
+    """The model as MLflow's function calls it, within the server's deadline and with its answers told."""
+
+    def __init__(self, scoring: Scoring, timeout_s: float, told: _Told):
         self.metadata = scoring.metadata
-        self._scoring, self._timeout_s, self._metrics = scoring, timeout_s, metrics
+        self._scoring, self._timeout_s, self._told = scoring, timeout_s, told
 
     def predict(self, data: Any, params: Any = None) -> Any:
-        answers = self._scoring.predict(data, self._in_time(params))
-        for answer in answers if isinstance(answers, list) and not self._scoring.is_stopped else ():
-            if isinstance(answer, Mapping):
-                self._metrics.answer(answer)
+        try:
+            answers = self._scoring.predict(data, self._in_time(params))
+        except Exception as exc:
+            self._told.failed(params, exc.error_code if isinstance(exc, MlflowException) else type(exc).__name__)
+            raise
+        if self._scoring.is_stopped:
+            self._told.failed(params, CallerLeft.code)
+        else:
+            self._told.answered(data, params, answers)
         return answers
 
     def stop(self) -> None:
         """The caller is gone."""
         self._scoring.stop()
-        self._metrics.left()
+        self._told.left()
 
     def _in_time(self, params: Any) -> Any:
         """With the server's timeout where the model knows one; wrong parameters are the model's to refuse."""

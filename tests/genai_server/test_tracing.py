@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import free_port
 from fastapi.testclient import TestClient
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from trace_writers import forked_writers
 
-from genai_server import tracing
-from genai_server.answerers import ThreadAnswerer
+from genai_server import trace_writer, tracing
+from genai_server.answerers import Scoring, ThreadAnswerer
 from genai_server.app import create_app
+from genai_server.metrics import Metrics
 from genai_server.predictor import LoadedModel
+from genai_server.routes.scoring import _Scored, _Told
 from genai_server.serving import Asked
 from genai_server.settings import ServerSettings
+from genai_server.trace_spool import Spool
 from genai_server.trace_writer import _phases
 from genai_server.tracing import Tracer, attributes
 
@@ -31,9 +41,11 @@ CALLERS_TRACE, CALLERS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203
 
 
 class Pyfunc:
+    metadata = SimpleNamespace(get_input_schema=lambda: None, get_params_schema=lambda: None)
+
     def predict(self, questions, params):
         time.sleep(0.05)
-        if questions[0]["question"] == "break":
+        if "break" in str(questions):
             raise ZeroDivisionError("zebra in the error")
         return [ANSWER for _ in questions]
 
@@ -59,7 +71,7 @@ def wait_until(is_so, timeout_s: float = 60.0) -> None:
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory) -> dict:
-    """The traces of five requests, by the id of the request; one more asked not to be traced."""
+    """The traces of requests, by the id of the request; one of them asked not to be traced."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('traces') / 'mlflow.db'}"
     store = mlflow.MlflowClient(uri)
     experiment = store.create_experiment("answers")
@@ -69,12 +81,16 @@ def traces(tmp_path_factory) -> dict:
         "continued": {"traceparent": f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"},
         "not wanted": {"traceparent": f"00-{'1' * 32}-{CALLERS_SPAN}-00"},
     }  # fmt: skip
-    with app_of(tracking_uri=uri, trace_experiment="answers") as client:
+    ledger = str(tmp_path_factory.mktemp("spool") / "feedback.jsonl")
+    with forked_writers(), app_of(tracking_uri=uri, trace_experiment="answers", feedback_file=ledger) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         for name, headers in requests.items():
             body = {"question": "zebra in the question", "temperature": 0.5, "seed": 3, "max_new_tokens": 9}
             named = {"X-Request-ID": name.replace(" ", "-"), **headers}
             assert client.post("/ask", json=body, headers=named).status_code == 200
+        for name, text, status in (("scored", "zebra in the question", 200), ("scored-failed", "break", 400)):
+            body, named = {"inputs": [text], "params": {"temperature": 0.5}}, {"X-Request-ID": name}
+            assert client.post("/invocations", json=body, headers=named).status_code == status
         stream = client.post("/ask/stream", json={"question": "a"}, headers={"X-Request-ID": "stream"})
         assert "event: end" in stream.text
         for name, header in (("failed", "nonsense"), ("failed-continued", f"00-{'2' * 32}-{CALLERS_SPAN}-01")):
@@ -85,19 +101,29 @@ def traces(tmp_path_factory) -> dict:
             every = store.search_traces(locations=[experiment])
             return {trace.info.tags.get("request_id"): trace for trace in every}
 
-        names = {"plain", "broken", "zero", "continued", "stream", "failed", "failed-continued"}
+        names = {
+            "plain",
+            "broken",
+            "zero",
+            "continued",
+            "stream",
+            "failed",
+            "failed-continued",
+            "scored",
+            "scored-failed",
+        }
         wait_until(lambda: set(found()) == names)
         wait_until(lambda: all(trace.info.state != "IN_PROGRESS" for trace in found().values()))
         return found()
 
 
 def root_of(trace):
-    (root,) = [span for span in trace.data.spans if span.name == "ask tiny"]
+    (root,) = [span for span in trace.data.spans if span.name in ("ask tiny", "invocations tiny")]
     return root
 
 
 def test_a_request_is_a_trace_with_two_spans_below(traces):
-    for name in ("plain", "stream"):
+    for name in ("plain", "stream", "scored"):
         root = root_of(traces[name])
         assert root.parent_id is None and len(traces[name].data.spans) == 3
         below = {span.name: span for span in traces[name].data.spans if span.parent_id == root.span_id}
@@ -150,8 +176,14 @@ def test_a_request_that_failed_is_a_trace_with_its_error(traces):
         assert root.end_time_ns - root.start_time_ns >= 50_000_000
 
 
+def test_a_scoring_names_its_route_and_mlflows_word_for_a_failure(traces):
+    told, failed = root_of(traces["scored"]).attributes, root_of(traces["scored-failed"])
+    assert told["gen_ai.operation.name"] == "invocations" and told["gen_ai.request.temperature"] == 0.5
+    assert failed.attributes["error.type"] == "ZeroDivisionError" and failed.status.status_code == "ERROR"
+
+
 def test_every_trace_has_ended_also_one_whose_root_never_comes(traces):
-    for name in ("plain", "broken", "zero", "continued", "stream"):
+    for name in ("plain", "broken", "zero", "continued", "stream", "scored"):
         assert traces[name].info.state == "OK"
 
 
@@ -197,6 +229,85 @@ def test_a_model_that_counts_nothing_has_empty_attributes_and_no_wrong_ones():
     assert not [name for name in told if "timeout" in name]
 
 
+class Heard:
+    """The metrics and the tracer of a server, which remember."""
+
+    def __init__(self):
+        self.metrics, self.tracer, self.traces, self.failures = self, self, [], []
+        self.counted, self.gone = 0, 0
+
+    def answer(self, answer):
+        self.counted += 1
+
+    def left(self):
+        self.gone += 1
+
+    def answered(self, asked, answer, info, started_ns, ended_ns):
+        self.traces.append((asked.question, answer["answer"], ended_ns - started_ns))
+
+    def failed(self, asked, error_type, info, started_ns, ended_ns):
+        self.failures.append(error_type)
+
+
+class Model:
+    """Gives back `answers`, or raises them."""
+
+    metadata = Pyfunc.metadata
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def predict(self, data, params):
+        if isinstance(self.answers, Exception):
+            raise self.answers
+        return self.answers
+
+
+def scored(data, answers, is_stopped: bool = False) -> Heard:
+    heard, scoring = Heard(), Scoring(Model(answers))
+    scored = _Scored(scoring, 5.0, _Told(heard, INFO, "id-1", None))
+    if is_stopped:
+        scored.stop()
+    with suppress(ZeroDivisionError, mlflow.MlflowException):
+        scored.predict(data, None)
+    return heard
+
+
+QUESTIONS = [{"question": "a"}, {"question": "b"}]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ["a", "b"],
+        QUESTIONS,
+        pd.DataFrame({"question": ["a", "b"], "other": [1, 2]}),
+        np.array(["a", "b"]),
+        {"question": ["a", "b"]},
+        {"question": np.array(["a", "b"])},
+    ],
+)
+def test_each_row_of_a_scoring_is_a_trace_with_its_own_end(data):
+    heard = scored(data, [{**ANSWER, "total_s": 0.0}, {"answer": "no counts"}])
+    assert [question for question, _, _ in heard.traces] == QUESTIONS and heard.counted == 2
+    assert [answer for _, answer, _ in heard.traces] == [ANSWER["answer"], "no counts"]
+    assert heard.traces[0][2] == 0 < heard.traces[1][2]
+
+
+@pytest.mark.parametrize("answers", [None, 3, "text", [1, "b"], pd.DataFrame({"answer": ["x", "y"]}), np.zeros((2, 2))])
+@pytest.mark.parametrize("data", [None, 1, ["a"], {"x": 1}, pd.DataFrame()])
+def test_whatever_a_model_takes_and_returns_is_told_without_harm(data, answers):
+    assert scored(data, answers).traces and not scored(data, answers).failures
+
+
+def test_a_scoring_that_failed_or_whose_caller_left_is_one_trace_with_its_error():
+    refused = mlflow.MlflowException("no", error_code=INVALID_PARAMETER_VALUE)
+    assert scored(["a"], ZeroDivisionError()).failures == ["ZeroDivisionError"]
+    assert scored(["a", "b"], refused).failures == ["INVALID_PARAMETER_VALUE"]
+    left = scored(["a"], [ANSWER], is_stopped=True)
+    assert (left.failures, left.traces, left.counted, left.gone) == (["caller_left"], [], 0, 1)
+
+
 @pytest.fixture
 def writer(tmp_path, monkeypatch):
     """Puts a program in the place of the writer."""
@@ -211,12 +322,12 @@ def writer(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def started():
-    """Makes started tracers; none of their writers outlives the test."""
+def started(tmp_path):
+    """Makes started tracers with a spool in tmp_path; none of their writers outlives the test."""
     tracers: list[Tracer] = []
 
-    def start(*args, **kwargs) -> Tracer:
-        tracers.append(Tracer(*args, **kwargs))
+    def start(ratio: float, with_texts: bool = False) -> Tracer:
+        tracers.append(Tracer(ratio, with_texts, tmp_path / "traces.db"))
         tracers[-1].start()
         return tracers[-1]
 
@@ -236,57 +347,199 @@ def answer_times(tracer: Tracer, count: int) -> float:
     return slowest
 
 
-def test_a_share_of_the_requests_is_sampled(writer, started, tmp_path, monkeypatch):
-    writer(f"import sys\nopen({str(tmp_path / 'got')!r}, 'w').write(str(len(sys.stdin.readlines())))\n")
-    monkeypatch.setattr(tracing, "QUEUE_LIMIT", 5000)
+STUCK = "import time\ntime.sleep(600)\n"
+
+
+def test_a_share_of_the_requests_is_sampled(writer, started, monkeypatch):
+    writer("")
+    monkeypatch.setattr(tracing, "HELD_LIMIT", 5000)
     tracing.random.seed(1)
     tracer = started(0.25)
     answer_times(tracer, 2000)
     tracer.stop()
-    assert 400 < int((tmp_path / "got").read_text()) < 600 and tracer.dropped == 0
+    assert 400 < tracer.waiting < 600 and tracer.dropped == 0
 
 
-def test_without_a_share_there_is_no_writer(monkeypatch):
+def test_without_a_share_there_is_no_writer_and_no_file(monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "Popen", None)  # nobody may call it
-    tracer = Tracer(0.0)
+    tracer = Tracer(0.0, spool_file=tmp_path / "traces.db")
     tracer.start()
     answer_times(tracer, 3)
     tracer.stop()
+    assert not list(tmp_path.iterdir())
 
 
-def test_what_a_stuck_writer_does_not_take_is_dropped_and_counted(writer, started, monkeypatch):
-    writer("import time\ntime.sleep(600)\n")
-    monkeypatch.setattr(tracing, "QUEUE_LIMIT", 20)
+def test_what_a_stuck_writer_does_not_take_waits_for_the_next_start(writer, started, monkeypatch, tmp_path, caplog):
+    writer(STUCK)
     monkeypatch.setattr(tracing, "STOP_TIMEOUT_S", 0.5)
     tracer = started(1.0, with_texts=True)
-    assert answer_times(tracer, 500) < 0.2  # nobody waits for it
-    assert 300 < tracer.dropped <= 480  # a queue of 20 and a pipe took the others
-    started = time.monotonic()
+    assert answer_times(tracer, 500) < 1.0  # nobody waits for it
+    began = time.monotonic()
     tracer.stop()
-    assert time.monotonic() - started < 5 and tracer._writer.poll() is not None
+    assert time.monotonic() - began < 5 and tracer._writer.poll() is not None
+    assert "500 traces wait" in caplog.text and tracer.dropped == 0
+    assert len(Spool(tmp_path / "traces.db").first(1000)) == 500
 
 
-def test_a_writer_that_has_ended_is_told_once_and_harms_nothing(writer, started, caplog):
+def test_what_a_full_spool_does_not_take_is_dropped_and_counted(writer, started, monkeypatch, caplog):
+    writer(STUCK)
+    monkeypatch.setattr(tracing, "STOP_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(tracing, "HELD_LIMIT", 100)
+    monkeypatch.setattr(tracing, "Spool", lambda file: Spool(file, 100_000))
+    tracer = started(1.0, with_texts=True)
+    for _ in range(3):
+        answer_times(tracer, 100)
+        tracer._put_all()
+    assert tracer.dropped >= 100 and "The trace spool takes nothing" in caplog.text
+    tracer.stop()
+
+
+def test_a_writer_that_has_ended_is_told_once_and_harms_nothing(writer, started, caplog, monkeypatch):
+    monkeypatch.setattr(tracing, "GATHER_S", 0.05)
     writer("raise SystemExit(1)\n")
     tracer = started(1.0, with_texts=True)
     tracer._writer.wait(10)
-    assert answer_times(tracer, 200) < 0.2
+    assert answer_times(tracer, 200) < 1.0
     wait_until(lambda: "The trace writer has ended" in caplog.text, 10)
-    started = time.monotonic()
+    began = time.monotonic()
     tracer.stop()
-    assert time.monotonic() - started < 5 and caplog.text.count("The trace writer has ended") == 1
+    assert time.monotonic() - began < 5 and caplog.text.count("The trace writer has ended") == 1
+
+
+def test_a_spool_that_cannot_be_used_is_told_and_requests_are_answered(tmp_path, caplog):
+    (tmp_path / "traces.db").write_text("no database, whatever its name says" * 100)
+    tracer = Tracer(1.0, spool_file=tmp_path / "traces.db")
+    tracer.start()
+    answer_times(tracer, 3)
+    tracer.stop()
+    assert "Requests are not traced" in caplog.text and tracer.waiting == 0
+
+
+def test_the_writer_may_write_all_while_nobody_asks_and_else_few(writer, tmp_path, monkeypatch):
+    """A tenth of a second a tick; the writer notes what it is told."""
+    writer(f"import os\nwhile said := os.read(0, 4096): open({str(tmp_path / 'said')!r}, 'ab').write(said)\n")
+    (tmp_path / "said").touch()
+    monkeypatch.setattr(tracing, "GATHER_S", 0.1)
+    busy = True
+    tracer = Tracer(1.0, spool_file=tmp_path / "traces.db", is_busy=lambda: busy)
+    tracer.start()
+    answer_times(tracer, 900)
+    wait_until(lambda: (tmp_path / "said").read_text().count("\n") >= 3)
+    few = (tmp_path / "said").read_text().split()
+    busy = False
+    wait_until(lambda: (tmp_path / "said").read_text().split()[-1] != few[-1])
+    tracer.stop()
+    assert set(few) == {str(900 // tracing.BUSY_SHARE)}
+    assert (tmp_path / "said").read_text().split()[-1] == str(tracing.QUIET_COUNT)
+
+
+def test_the_metrics_tell_what_waits_and_what_found_no_room():
+    metrics = Metrics(lambda: "tiny", lambda: None)
+    metrics.traces(lambda: 7, lambda: 2)
+    assert "genai_traces_waiting 7.0" in metrics.text().decode()
+    assert "genai_traces_dropped_total 2.0" in metrics.text().decode()
+
+
+def test_each_experiment_of_each_mlflow_has_a_spool_of_its_own_beside_the_ledger():
+    places = [
+        ServerSettings(tracking_uri=uri, trace_experiment=name, feedback_file="/data/feedback.jsonl").spool_file
+        for uri in (None, "http://user:pass@host") for name in ("a", "b")
+    ]  # fmt: skip
+    assert len(set(places)) == 4 and {place.parent for place in places} == {Path("/data")}
+    assert "pass" not in str(places)
+
+
+# --- the writer ---
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}")
+
+
+@pytest.fixture
+def experiment(store, monkeypatch, request) -> str:
+    """An experiment of the test's own, which is where the writer writes."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store.tracking_uri)
+    trace_writer._experiment_id.cache_clear()
+    yield store.create_experiment(request.node.name)
+    mlflow.set_tracking_uri(before)
+
+
+def record(request_id: str, second: int = 0, traceparent: str | None = None) -> dict:
+    asked = Asked({"question": "a", "history": []}, {}, request_id, "ask", traceparent)
+    started_ns = (10**9 + second) * 10**9
+    return Tracer(1.0)._record(asked, ANSWER, INFO, started_ns, started_ns + 10**9)
+
+
+def stored(store, experiment: str) -> list[str]:
+    every = store.search_traces(locations=[experiment], order_by=["timestamp_ms ASC"])
+    return [trace.info.tags["request_id"] for trace in every]
+
+
+def test_what_waited_from_an_earlier_start_is_written_in_order_and_leaves_the_spool(
+    store, experiment, tmp_path, monkeypatch
+):
+    """With the end of the input: the last words of a server."""
+    spool = Spool(tmp_path / "traces.db")
+    spool.put(json.dumps(record(str(number), number)) for number in range(25))
+    with (tmp_path / "ended").open("w+") as ended:
+        monkeypatch.setattr(sys, "stdin", ended)
+        monkeypatch.setattr(trace_writer, "step_back", lambda: None)
+        monkeypatch.setattr(trace_writer, "LAST_S", 120)
+        trace_writer.main(tmp_path / "traces.db")
+    assert stored(store, experiment) == [str(number) for number in range(25)] and len(spool) == 0
+
+
+def test_no_more_is_written_than_the_server_allows(store, experiment, tmp_path):
+    spool = Spool(tmp_path / "traces.db")
+    spool.put(json.dumps(record(str(number), number)) for number in range(15))
+    assert trace_writer._write_first(spool, 12)
+    assert stored(store, experiment) == [str(number) for number in range(12)] and len(spool) == 3
+
+
+def test_a_trace_that_is_written_twice_is_there_once(store, experiment):
+    twice = [record("twice"), record("callers", traceparent=f"00-{'3' * 32}-{CALLERS_SPAN}-01")]
+    trace_writer.write(twice, experiment)
+    trace_writer.write(twice, experiment)
+    every = store.search_traces(locations=[experiment])
+    assert sorted(len(trace.data.spans) for trace in every) == [3, 3]
+    assert {trace.info.state for trace in every} == {"OK"}
+
+
+def test_what_mlflow_never_takes_is_left_out_and_the_others_are_written(store, experiment, capsys):
+    wrong = record("wrong")
+    wrong["attributes"]["session.id"] = "x" * 300  # MLflow refuses a longer one
+    assert trace_writer._is_written([record("before"), wrong, record("after")])
+    assert set(stored(store, experiment)) == {"before", "after"} and "trace not written" in capsys.readouterr().err
+
+
+def test_what_mlflow_cannot_take_now_stays(experiment, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_tracking_uri(f"http://127.0.0.1:{free_port()}")
+    assert not trace_writer._is_written([record("later")]) and not trace_writer._is_written([record("later")])
+    assert "trace not written" in capsys.readouterr().err
+
+
+def test_the_writer_lets_the_engine_go_first():
+    program = "import os\nfrom genai_server import trace_writer\ntrace_writer.step_back()\nprint(os.nice(0))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == trace_writer.NICE
 
 
 # --- with a tracking server that is dead, or that never answers ---
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_answers_come_and_the_server_ends_in_seconds(silent, monkeypatch):
+def test_answers_come_and_the_server_ends_in_seconds(silent, monkeypatch, tmp_path):
     monkeypatch.setattr(tracing, "STOP_TIMEOUT_S", 2.0)
     hole = socket.create_server(("127.0.0.1", 0))  # takes connections, and says nothing
     port = hole.getsockname()[1] if silent else free_port()
     times = []
-    with app_of(tracking_uri=f"http://127.0.0.1:{port}") as client:
+    settings = {"tracking_uri": f"http://127.0.0.1:{port}", "feedback_file": str(tmp_path / "feedback.jsonl")}
+    with forked_writers(), app_of(**settings) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         for _ in range(10):
             started = time.monotonic()
