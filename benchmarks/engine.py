@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from serving import LEAST_REQUESTS, REPO, ROUNDS
 from weights import make_gpt2_small, package
 
+from served_model.text_generation.openvino_engine import worker_environment
+
 GIB = 2**30
 BANDWIDTH_RUNS = 7
 
@@ -40,7 +42,7 @@ def tokens_per_second(model: Path, clients: int) -> float:
     """Of the bare pipeline, in a process of its own."""
     requests = max(LEAST_REQUESTS, ROUNDS * clients)
     command = [sys.executable, str(REPO / "benchmarks" / "raw.py"), "openvino", str(model), str(clients), str(requests)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=worker_environment())
     return json.loads(done.stdout.splitlines()[-1])["tokens_per_second"]
 
 

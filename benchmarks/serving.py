@@ -22,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import servers
 from load import Seen, first_tokens, load
 from questions import QUESTIONS
-from weights import BUNDLED, make_gpt2_small, package
+from weights import make_endless_bundled, make_gpt2_small, package
+
+from served_model.text_generation.openvino_engine import worker_environment
 
 REPO = Path(__file__).resolve().parents[1]
 CLIENTS = (1, 8, 32, 64)
@@ -32,6 +34,7 @@ ROUNDS = 4  # questions for each client, at least
 LEAST_REQUESTS = 12
 LIMIT_S = 45.0  # of one load; slow peers are stopped there and counted as far as they came
 OURS = "our server"
+MODELS = {"gpt2-small": make_gpt2_small, "bundled": make_endless_bundled}
 COLUMNS = ("peer", "clients", "tokens/s", "ours is", "failed", "p50 s", "p99 s", "first token p50 s",
            "first token p99 s",
            "health p99 ms", "ready s", "MiB at rest")  # fmt: skip
@@ -93,7 +96,7 @@ def measure_raw(name: str, engine: str, model: Path, clients: Sequence[int]) -> 
     for count in clients:
         requests = max(LEAST_REQUESTS, ROUNDS * count)
         command = [sys.executable, str(REPO / "benchmarks" / "raw.py"), engine, str(model), str(count), str(requests)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=worker_environment())
         speed = json.loads(done.stdout.splitlines()[-1])["tokens_per_second"]
         yield Row(name, count, speed, requests, 0, *[nan] * 8)
 
@@ -158,7 +161,7 @@ def peers_of(model: Path, ours: Path, work: Path) -> Mapping[str, object]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=("gpt2-small", "bundled"), default="gpt2-small")
+    parser.add_argument("--model", choices=tuple(MODELS), default="gpt2-small")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="of our weights")
     parser.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
     parser.add_argument("--only", nargs="+", metavar="PEER", help="ours, ours-mlflow, naive, litserve, …")
@@ -179,7 +182,7 @@ def main() -> int:
 
 def _all_rows(given: argparse.Namespace, work: Path) -> Iterator[Row]:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{work / 'mlflow.db'}"
-    model = BUNDLED if given.model == "bundled" else _made(work / "gpt2-small", make_gpt2_small)
+    model = _made(work / given.model, MODELS[given.model])
     ours = _made(work / f"ours-{given.model}-{given.precision}", lambda folder: package(model, folder, given.precision))
     with tempfile.TemporaryDirectory() as scratch:
         for name, peer in peers_of(model, ours / "package", Path(scratch)).items():

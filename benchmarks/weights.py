@@ -1,12 +1,13 @@
 """Models to measure with: GPT-2-small's shape with random weights, made on the spot, and the bundled one.
 
-Random weights have no end-of-text token, so that every answer has exactly as many tokens as were asked for, in every
-peer. Speed does not depend on what the weights are.
+Neither has an end-of-text token, so that every answer has exactly as many tokens as were asked for, in every peer.
+Speed does not depend on what the weights are.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
@@ -34,8 +35,23 @@ def _write_tokenizer(folder: Path) -> None:
     for number in range(len(vocabulary), VOCABULARY):
         vocabulary[f"Ġw{number}"] = number
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 1024}
+    _write_settings(folder, 1024)
+
+
+def _write_settings(folder: Path, window: int) -> None:
+    """Of the tokenizer: it names no end of text either."""
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": window}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+
+
+def make_endless_bundled(folder: Path) -> Path:
+    """The bundled model without an end-of-text token, so that its answers too are as long as was asked for."""
+    shutil.copytree(BUNDLED, folder, dirs_exist_ok=True)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text("utf-8"))
+        (folder / name).write_text(json.dumps(settings | {"bos_token_id": None, "eos_token_id": None}), "utf-8")
+    _write_settings(folder, 256)
+    return folder
 
 
 def package(model: Path, folder: Path, precision: str) -> Path:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import logging
 import shutil
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 # Architectures whose answers were compared with transformers' token by token (tests/genai_lifecycle/conversion).
 CONVERTED_ARCHITECTURES = ("gpt2",)
 MODEL_FILE = "openvino_model.xml"
+DEFAULT_GROUP = 32  # OpenVINO's, of inputs that are rounded together
 # Sizes of the traced example. They differ from each other: equal ones would be folded into one constant.
 _BATCH, _PAST, _QUERY = 2, 3, 4
 
@@ -47,6 +49,7 @@ def is_covered(model_type: str) -> bool:
 
 def convert(folder: Path) -> Any:
     """The checkpoint in `folder` (safetensors, float32) as a stateful openvino.Model, weights in fp32."""
+    _decline_telemetry()
     import openvino
     import torch
     from transformers import AutoModelForCausalLM
@@ -67,10 +70,32 @@ def convert(folder: Path) -> Any:
 
 def int8_weights(model: Any) -> Any:
     """The same model with its weights as 8-bit integers, a scale and a zero point for each output channel."""
+    _decline_telemetry()
     import nncf
 
     with _quiet():
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+
+
+def _decline_telemetry() -> None:
+    """With this package at hand OpenVINO and NNCF report to their maker, and write into the home."""
+    sys.modules.setdefault("openvino_telemetry", None)
+
+
+def activation_groups(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """How many inputs of a product may share one scale when they are rounded to 8 bits: the fastest first.
+
+    A product with int8 weights is computed in integers. One scale for a whole row saves a fifth of the time against
+    OpenVINO's default, but a row with a few very large values is rounded more coarsely by it.
+    """
+    width = config["n_embd"]  # every product's inputs are a multiple of it
+    return (width, DEFAULT_GROUP) if width > DEFAULT_GROUP and width % DEFAULT_GROUP == 0 else (DEFAULT_GROUP,)
+
+
+def with_activation_group(model: Any, group: int) -> Any:
+    """The same int8 model, which says of itself that its products' inputs are rounded in groups of this size."""
+    model.set_rt_info(str(group), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+    return model
 
 
 def save(model: Any, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The taught GPT-2, its converted model, and both engines over them. Built once a worker, read only."""
+"""The taught GPT-2, its converted model, and both engines over them. Built once, read only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_model import LESSONS, TEMPLATE, make_gpt2, make_ir, make_lessons_gpt2, open_engine
+from tiny_model import LESSONS, TEMPLATE, make_gpt2, make_ir, open_engine
 
 from served_model.text_generation.checkpoint import load_tokenizer
 from served_model.text_generation.engine import Job
@@ -20,21 +20,21 @@ ENGINES = ("torch", "openvino")
 
 
 @pytest.fixture(scope="session")
-def taught(tmp_path_factory) -> Path:
+def taught(lessons_gpt2) -> Path:
     """Folder of the GPT-2 that was taught the answers of `LESSONS`."""
-    return make_lessons_gpt2(tmp_path_factory.mktemp("taught"))
+    return lessons_gpt2
 
 
 @pytest.fixture(scope="session")
-def taught_ir(taught, tmp_path_factory) -> Path:
+def taught_ir(taught, made_once) -> Path:
     """Its converted model, fp32."""
-    return make_ir(taught, tmp_path_factory.mktemp("taught-ir"))
+    return made_once("lessons-ir", lambda target: make_ir(taught, target))
 
 
 @pytest.fixture(scope="session")
-def tiny_ir(tiny_gpt2, tmp_path_factory) -> Path:
+def tiny_ir(tiny_gpt2, made_once) -> Path:
     """The converted model of the GPT-2 with random weights: its answers go on to the end of the window."""
-    return make_ir(tiny_gpt2, tmp_path_factory.mktemp("tiny-ir"))
+    return made_once("tiny-ir", lambda target: make_ir(tiny_gpt2, target))
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -301,6 +301,25 @@ def test_int8_weights_have_an_8_bit_cache(tiny_gpt2, tiny_ir):
 # --- the process ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.arena_max=2", "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_the_process_asks_for_large_pages_unless_it_was_told(monkeypatch, given, made):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    assert openvino_engine.worker_environment() == {**os.environ, "GLIBC_TUNABLES": made}
+
+
+def test_the_process_gets_that_environment(engine):
+    assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in Path(f"/proc/{pid_of(engine)}/environ").read_bytes()
+
+
 def test_the_process_has_neither_torch_nor_transformers(engine):
     answered(engine, [5], max_new_tokens=2)
     maps = Path(f"/proc/{pid_of(engine)}/maps").read_text()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_model import LESSONS, TEMPLATE, make_lessons_gpt2, rendered, transformers_greedy
+from tiny_model import LESSONS, TEMPLATE, rendered, transformers_greedy
 
 from genai_lifecycle.conversion import ir, precision
 from genai_lifecycle.conversion.precision import Trial, convert_checkpoint, not_converted
@@ -21,8 +22,8 @@ from served_model.text_generation.choice import choose_engine
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory):
-    return make_lessons_gpt2(tmp_path_factory.mktemp("taught"))
+def taught(lessons_gpt2):
+    return lessons_gpt2
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_int8_when_it_is_asked_for(converted, monkeypatch):
     monkeypatch.setattr(precision, "LEAST_EQUAL", 2.0)  # no bound is asked
     conversion, target = converted("int8")
     assert (conversion.precision, conversion.reason) == ("int8", "asked for")
-    assert set(conversion.figures) == set(KEPT)
+    assert set(conversion.figures) == {*KEPT, "int8_activation_group"}
     assert workers() == []  # the two engines that were compared are closed
     assert record_in(target)["figures"] == conversion.figures
     assert files_in(target) == FILES
@@ -129,15 +130,65 @@ def test_auto_measures_both_and_records_its_choice(converted):
     ids=str,
 )
 def test_the_bounds_decide(converted, monkeypatch, changed, taken, reason):
-    monkeypatch.setattr(precision, "_figures", lambda *_: KEPT | changed)
-    for name in ("load_converted", "_require_same_tokens"):  # the engines are started in the tests above
-        monkeypatch.setattr(precision, name, lambda *_: Nothing())
-    monkeypatch.setattr(ir, "int8_weights", lambda model: model)
+    without_engines(monkeypatch, [KEPT | changed])
     conversion, target = converted("auto")
     assert conversion.precision == taken
     assert reason in conversion.reason
-    assert record_in(target)["figures"] == KEPT | changed
+    assert record_in(target)["figures"] == KEPT | changed | {"int8_activation_group": 32}
     assert files_in(target) == FILES
+
+
+COARSE = KEPT | {"int8_equal_answers": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "figures", "precision_taken", "group"),
+    [
+        ("auto", [KEPT], "int8", 64),
+        ("auto", [COARSE, KEPT], "int8", 32),
+        ("auto", [COARSE, COARSE], "fp32", None),
+        ("int8", [KEPT], "int8", 64),
+        ("int8", [COARSE, KEPT], "int8", 32),
+        ("int8", [COARSE, COARSE], "int8", 64),
+    ],
+    ids=str,
+)
+def test_the_fastest_rounding_within_the_tolerance(converted, monkeypatch, wanted, figures, precision_taken, group):
+    without_engines(monkeypatch, figures)
+    monkeypatch.setattr(ir, "activation_groups", lambda config: (64, 32))
+    conversion, target = converted(wanted)
+    assert conversion.precision == precision_taken
+    assert group_in(target) == group
+
+
+def without_engines(monkeypatch, figures):
+    """Every trial has the next of these figures; engines are started in the tests above."""
+    left = iter(figures)
+    monkeypatch.setattr(precision, "_figures", lambda *_: next(left))
+    for name in ("load_converted", "_require_same_tokens"):
+        monkeypatch.setattr(precision, name, lambda *_: Nothing())
+    monkeypatch.setattr(ir, "int8_weights", lambda model: model.clone())
+
+
+def group_in(target) -> int | None:
+    """What the written model says of itself."""
+    found = re.search(r'DYNAMIC_QUANTIZATION_GROUP_SIZE value="(\d+)"', (target / "openvino_model.xml").read_text())
+    return int(found.group(1)) if found else None
+
+
+@pytest.mark.parametrize(("width", "groups"), [(768, (768, 32)), (64, (64, 32)), (32, (32,)), (48, (32,))])
+def test_a_row_is_rounded_as_a_whole_first(width, groups):
+    assert ir.activation_groups({"n_embd": width}) == groups
+
+
+def test_the_engine_does_what_the_model_says(converted, monkeypatch):
+    import openvino
+
+    without_engines(monkeypatch, [KEPT])
+    monkeypatch.setattr(ir, "activation_groups", lambda config: (64, 32))
+    target = converted("int8")[1]
+    compiled = openvino.Core().compile_model(target / "openvino_model.xml", "CPU")
+    assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 64
 
 
 class Nothing:
