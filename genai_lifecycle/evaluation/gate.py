@@ -14,6 +14,7 @@ from typing import Any
 from genai_lifecycle.errors import ConfigError
 from genai_lifecycle.evaluation.statistics import more_cases, paired_difference
 from genai_lifecycle.results import Decision
+from genai_lifecycle.yaml_file import read_yaml
 
 MODES = ("on", "dry-run", "off")
 SUBJECTS = ("prompt", "model")
@@ -45,14 +46,7 @@ class Evidence:
 
 def load_policy(path: Path, subject: str) -> Policy:
     """The policy for `subject` ("prompt" or "model"). Raises ConfigError naming the file and what is wrong in it."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text("utf-8")) or {}
-    except OSError as exc:
-        raise ConfigError(f"The gate file {path} cannot be read: {exc.strerror}.", hint=_HINT) from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"The gate file {path} is no YAML: {str(exc).splitlines()[0]}.", hint=_HINT) from exc
+    content = read_yaml(path, _HINT)
     if not isinstance(content, dict) or set(content) - set(SUBJECTS):
         raise ConfigError(f"The gate file {path} may have the keys {' and '.join(SUBJECTS)} only.", hint=_HINT)
     return _policy(path, subject, content.get(subject) or {})
@@ -94,7 +88,7 @@ def decide(
     """
     if policy.mode == "off":
         return Decision(True, True, policy.mode, force, ("the gate is off",))
-    findings = _findings(policy, candidate, former, seed)
+    findings = sorted(_findings(policy, candidate, former, seed), key=lambda found: found[0])  # what is wrong first
     passed = all(good for good, _ in findings)
     reasons = tuple(text for _, text in findings)
     return Decision(passed or force or policy.mode == "dry-run", passed, policy.mode, force, reasons)

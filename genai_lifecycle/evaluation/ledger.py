@@ -20,6 +20,11 @@ log = logging.getLogger(__name__)
 FOLDER = "evaluations"
 
 
+def folder(staging_dir: Path) -> Path:
+    """Where the ledgers are."""
+    return staging_dir / FOLDER
+
+
 @dataclass(frozen=True)
 class Kept:
     """One answer as it was computed."""
@@ -40,7 +45,7 @@ class Ledger:
     """The answers of one evaluation, on disk. One process writes it: the lifecycle's lock sees to that."""
 
     def __init__(self, staging_dir: Path, identity: Mapping[str, object]):
-        self.file = staging_dir / FOLDER / f"{key(identity)}.jsonl"
+        self.file = folder(staging_dir) / f"{key(identity)}.jsonl"
         self._known = dict(self._read())
         if self._known:
             log.info("%d answer(s) of an evaluation that was interrupted are used again.", len(self._known))

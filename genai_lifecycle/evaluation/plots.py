@@ -13,7 +13,7 @@ _SIZE_INCHES, _DPI, _COLOUR = (7, 3.2), 120, "#3b6ea5"
 def quality(scores: Sequence[TemplateScore], cases: int, path: Path) -> None:
     """Mean token F1 of each prompt with its 95 % interval."""
     figure, axes = _figure(f"Token F1 against the reference, {cases} cases, 95 % interval")
-    names = [score.prompt.name for score in scores]
+    names = [str(score.prompt) for score in scores]
     means = [score.token_f1.mean for score in scores]
     below = [score.token_f1.mean - score.token_f1.low for score in scores]
     above = [score.token_f1.high - score.token_f1.mean for score in scores]
@@ -28,7 +28,7 @@ def speed(scores: Sequence[TemplateScore], path: Path) -> None:
     """Tokens per second of each prompt in batched generation."""
     figure, axes = _figure("Speed of batched generation")
     axes.barh(
-        [score.prompt.name for score in scores],
+        [str(score.prompt) for score in scores],
         [s.metrics["tokens_per_second"] for s in scores],
         color=_COLOUR,
     )

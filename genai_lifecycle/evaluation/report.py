@@ -55,7 +55,7 @@ def markdown(result: ExperimentResult, rows: Sequence[Mapping[str, object]]) -> 
         "",
     ]
     lines += [f"Judge: {result.judge}", "", f"## What {result.winner} answered", ""]
-    winners = [row for row in rows if row["prompt"] == result.winner.name][:EXAMPLES]
+    winners = [row for row in rows if row["prompt"] == str(result.winner)][:EXAMPLES]
     for row in winners:
         said = f"- **{row['question']}** {row['answer']} *(token F1 {row['token_f1']})*"
         lines += [" ".join(said.split())]  # an answer of several lines stays one item of the list

@@ -14,8 +14,9 @@ _MOST_PANELS = 9  # of the drift's plot; more are not readable
 
 
 def daily(days: Sequence[Day], path: Path) -> None:
-    """Volume, errors, latency and feedback, day by day."""
-    figure, (volume, latency, feedback) = _panels(3, 1, (7, 6.5))
+    """Volume, errors, latency and, where there is any, feedback, day by day."""
+    has_feedback = any(item.opinions for item in days)
+    figure, (volume, latency, *feedback) = _panels(2 + has_feedback, 1, (7, 4.4 + 2.1 * has_feedback))
     places = range(len(days))
     volume.bar(places, [item.requests for item in days], color=_NOW, label="requests")
     volume.bar(places, [item.errors for item in days], color=_BAD, label="errors")
@@ -23,12 +24,13 @@ def daily(days: Sequence[Day], path: Path) -> None:
     latency.plot(places, [_or_gap(item.p50_ms) for item in days], "o-", color=_NOW, label="p50")
     latency.plot(places, [_or_gap(item.p95_ms) for item in days], "s--", color=_NOW, label="p95")
     latency.set_ylabel("latency in ms")
-    latency.set_ylim(bottom=0)
-    shares = [item.positive / item.opinions if item.opinions else None for item in days]
-    feedback.plot(places, [_or_gap(share) for share in shares], "o-", color=_NOW, label="positive")
-    feedback.set_ylim(-0.05, 1.05)
-    feedback.set_ylabel("share of feedback")
-    for axes in (volume, latency, feedback):
+    latency.set_ylim(0, 1.1 * max([item.p95_ms or 0 for item in days], default=0) or 1)
+    for axes in feedback:
+        shares = [item.positive / item.opinions if item.opinions else None for item in days]
+        axes.plot(places, [_or_gap(share) for share in shares], "o-", color=_NOW, label="positive")
+        axes.set_ylim(-0.05, 1.05)
+        axes.set_ylabel("share of feedback")
+    for axes in (volume, latency, *feedback):
         _name_days(axes, days)
     figure.savefig(path)
 

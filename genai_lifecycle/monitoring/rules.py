@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_lifecycle.errors import ConfigError
+from genai_lifecycle.yaml_file import read_yaml
 
 _HINT = "The file monitor.yaml of this checkout shows every key; docs/monitoring.md explains them."
 
@@ -77,15 +78,7 @@ class Rules:
 
 def load_rules(path: Path) -> Rules:
     """Read monitor.yaml. Raises ConfigError naming the file, and the key that is wrong in it."""
-    import yaml
-
-    try:
-        given = yaml.safe_load(path.read_text("utf-8")) or {}
-    except OSError as exc:
-        raise ConfigError(f"The file {path} cannot be read: {exc.strerror}.", hint=_HINT) from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"The file {path} is no YAML: {str(exc).splitlines()[0]}.", hint=_HINT) from exc
-    return _Reader(path).rules(given)
+    return _Reader(path).rules(read_yaml(path, _HINT))
 
 
 class _Reader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from genai_lifecycle.prompts.promotion import FORMER, HOW, SINCE
+from genai_lifecycle.prompts.promotion import FORMER, HOW, SINCE, evaluate_command
 from genai_lifecycle.prompts.variables import variables_of
 from genai_lifecycle.results import PromptsResult, StoredPrompt, StoredVersion
 
@@ -22,7 +22,7 @@ def text_of(result: PromptsResult) -> str:
         return _history(result.versions)
     if result.action == "diff":
         return result.diff or "The texts are the same."
-    return f"{result.message}\n  gate: {result.decision}" if result.decision else result.message
+    return _changed(result)
 
 
 def _prompts(prompts: Sequence[StoredPrompt]) -> str:
@@ -30,6 +30,13 @@ def _prompts(prompts: Sequence[StoredPrompt]) -> str:
         return "There is no prompt yet. Make one: --mode prompts create --name NAME --template TEXT"
     rows = [(p.name, str(p.latest or "none"), _aliases(p.aliases), _pairs(p.tags)) for p in prompts]
     return table(("PROMPT", "NEWEST", "ALIASES", "TAGS"), rows)
+
+
+def _changed(result: PromptsResult) -> str:
+    lines = [result.message, *([f"  gate: {result.decision}"] if result.decision else [])]
+    if result.decision is not None and not result.decision.allowed:
+        lines += [f"  next: {evaluate_command(result.prompts[0], result.versions[0].version)} --promote"]
+    return "\n".join(lines)
 
 
 def _version(version: StoredVersion) -> str:

@@ -6,16 +6,17 @@ two leaves a production that was right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from statistics import fmean
 
 from genai_lifecycle.errors import NotFound
 from genai_lifecycle.evaluation.gate import Evidence, Policy, decide
 from genai_lifecycle.prompts import registry
 from genai_lifecycle.prompts.registry import PREVIOUS, PRODUCTION
 from genai_lifecycle.prompts.variables import mismatch
-from genai_lifecycle.results import Decision, StoredPrompt, StoredVersion
+from genai_lifecycle.results import Decision, PromptRef, StoredPrompt, StoredVersion
 
 # Tags of a version that was put in production: when, in place of which one, and how it got there.
 SINCE, FORMER, HOW = "production.since", "production.former", "production.how"
@@ -31,14 +32,75 @@ class Gate:
     seed: int = 0
 
 
-def promote(prompt: StoredPrompt, version: StoredVersion, gate: Gate, *, force: bool = False) -> Decision:
-    """Ask the gate, tag the version with what it said, and move `production` where it may."""
-    former = in_production(prompt)
+def promote(
+    prompt: StoredPrompt,
+    version: StoredVersion,
+    gate: Gate,
+    *,
+    force: bool = False,
+    former: StoredVersion | None = None,
+) -> Decision:
+    """Ask the gate, tag the version with what it said, and move `production` where it may.
+
+    Args:
+        former: the version whose place it takes; None = the prompt's own in production.
+    """
+    former = former or in_production(prompt)
     decision = _decided(version, former, gate, force)
     registry.tag_version(version.name, version.version, decision.tags())
     if decision.allowed:
-        move(prompt, version.version, GATE if decision.passed else FORCED)
+        move(prompt, version.version, GATE if decision.passed else FORCED, former)
     return decision
+
+
+def put_in_production(
+    winner: PromptRef, live: Sequence[PromptRef], gate: Gate, *, force: bool = False
+) -> tuple[PromptRef, Decision | None]:
+    """Of prompts that share one place, as an experiment's templates do, the winner goes there past the gate.
+
+    It gets the alias before the others lose theirs, so that there is always a prompt in production.
+
+    Args:
+        live: those in production now. The gate compares with the best of them; where there is none, nothing can get
+            worse, and the winner passes.
+
+    Returns:
+        The one in production afterwards, and what the gate said: None where it was not asked, because the winner is
+        there already, or the server keeps no prompts.
+    """
+    if winner.version is None:
+        return winner, None
+    is_there = str(winner) in map(str, live)
+    decision = None if is_there else _in_place_of(winner, live, gate, force)
+    stays = winner if decision is None or decision.allowed else _best(live, gate)
+    for prompt in live:
+        if prompt.name != stays.name:
+            registry.remove_alias(prompt.name, PRODUCTION)
+    return stays, decision
+
+
+def _in_place_of(winner: PromptRef, live: Sequence[PromptRef], gate: Gate, force: bool) -> Decision:
+    stored = registry.require(winner.name)
+    version = registry.version_of(stored, winner.version)
+    if live:
+        best = _best(live, gate)
+        former = registry.version_of(registry.require(best.name), best.version)
+        return promote(stored, version, gate, force=force, former=former)
+    decision = Decision(True, True, gate.policy.mode, False, ("nothing was in production before",))
+    registry.tag_version(version.name, version.version, decision.tags())
+    move(stored, version.version, CREATED)
+    return decision
+
+
+def _best(live: Sequence[PromptRef], gate: Gate) -> PromptRef:
+    """More than one has the alias only after a process was killed between two calls."""
+
+    def mean(prompt: PromptRef) -> float:
+        found = gate.evidence_of(str(prompt))
+        scores = found.scores.get(gate.policy.metric) if found else None
+        return fmean(scores) if scores else float("-inf")
+
+    return max(live, key=mean)
 
 
 def _decided(version: StoredVersion, former: StoredVersion | None, gate: Gate, force: bool) -> Decision:
@@ -53,21 +115,32 @@ def _decided(version: StoredVersion, former: StoredVersion | None, gate: Gate, f
     return replace(decision, allowed=force, passed=False, reasons=(*decision.reasons, differs))
 
 
+def evaluate_command(prompt: StoredPrompt, number: int) -> str:
+    """The flags that evaluate a version beside the one in production."""
+    compared = [f"{prompt.name}@{PRODUCTION}"] if PRODUCTION in prompt.aliases else []
+    return " ".join(["--mode evaluate", *(f"--prompt {name}" for name in [*compared, f"{prompt.name}/{number}"])])
+
+
 def in_production(prompt: StoredPrompt) -> StoredVersion | None:
     """The version that has the alias `production`."""
     number = prompt.aliases.get(PRODUCTION)
     return registry.version_of(prompt, number) if number is not None else None
 
 
-def move(prompt: StoredPrompt, number: int, how: str) -> None:
-    """Put a version in production and remember the one before. A version that is there already moves nothing."""
-    former = prompt.aliases.get(PRODUCTION)
-    if former == number:
+def move(prompt: StoredPrompt, number: int, how: str, former: StoredVersion | None = None) -> None:
+    """Put a version in production and remember the one before. A version that is there already moves nothing.
+
+    Args:
+        former: the version whose place it takes, where that is another prompt's.
+    """
+    own = prompt.aliases.get(PRODUCTION)
+    if own == number:
         return
-    if former is not None:
-        registry.set_alias(prompt.name, PREVIOUS, former)
+    if own is not None:
+        registry.set_alias(prompt.name, PREVIOUS, own)
     registry.set_alias(prompt.name, PRODUCTION, number)
-    registry.tag_version(prompt.name, number, _record(former, how))
+    others = former is not None and former.name != prompt.name
+    registry.tag_version(prompt.name, number, _record(str(former) if others else own, how))
 
 
 def roll_back(prompt: StoredPrompt) -> tuple[int, int]:
@@ -88,6 +161,6 @@ def roll_back(prompt: StoredPrompt) -> tuple[int, int]:
     return before, now
 
 
-def _record(former: int | None, how: str) -> Mapping[str, str]:
+def _record(former: int | str | None, how: str) -> Mapping[str, str]:
     since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {SINCE: since, HOW: how, FORMER: str(former) if former is not None else "none"}

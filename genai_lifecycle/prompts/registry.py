@@ -128,6 +128,14 @@ def set_alias(name: str, alias: str, version: int) -> None:
 
 
 @seam
+def remove_alias(name: str, alias: str) -> None:
+    """Take the alias from the version that has it."""
+    import mlflow
+
+    mlflow.genai.delete_prompt_alias(name, alias)
+
+
+@seam
 def tag_version(name: str, version: int, tags: Mapping[str, str]) -> None:
     """Set tags of one version."""
     import mlflow
@@ -182,26 +190,6 @@ def _ensure(name: str, template: str, commit_message: str) -> PromptRef:
         return PromptRef(name, int(made.version), template)
     live = _production_version(name)
     return live if live and "{{question}}" in live.template else PromptRef(name, same[0].version, template)
-
-
-@seam
-def put_in_production(winner: PromptRef, others: Sequence[PromptRef]) -> None:
-    """Give the winner's version the alias `production` and take it from the other prompts of the experiment.
-
-    The winner gets it first, so that there is always a prompt in production; the version that had it before is
-    `previous`, for a rollback.
-    """
-    import mlflow
-
-    if winner.version is None:
-        return
-    former = _production_version(winner.name)
-    if former is not None and former.version != winner.version:
-        mlflow.genai.set_prompt_alias(winner.name, PREVIOUS, former.version)
-    mlflow.genai.set_prompt_alias(winner.name, PRODUCTION, winner.version)
-    for prompt in others:
-        if prompt.name != winner.name and _production_version(prompt.name) is not None:
-            mlflow.genai.delete_prompt_alias(prompt.name, PRODUCTION)
 
 
 @seam

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from genai_lifecycle import progress
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.errors import Busy
+from genai_lifecycle.errors import Busy, TrackingUnavailable
+from genai_lifecycle.evaluation import ledger
 from genai_lifecycle.lock import only_run
+from genai_lifecycle.prompts import registry
 from genai_lifecycle.results import Cleaning, Disposal
 from genai_lifecycle.scratch import PREFIX
 from genai_lifecycle.tracking import inventory, trash
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 
 DAY_MS = 86_400_000
 IN_TRASH = "They are in the server's trash; its operator frees the space with: mlflow gc --backend-store-uri ..."
+EVALUATION = "evaluate"  # the stage of a run that has one prompt over one case file
 VERSION_TAG = "lifecycle.version"  # of a test's run: the version that it tested
 
 
@@ -34,7 +37,7 @@ VERSION_TAG = "lifecycle.version"  # of a test's run: the version that it tested
 class Contents:
     """What the experiment and the registered model have, newest first."""
 
-    runs: Sequence[Run]
+    runs: Sequence[Run]  # with the model's evaluations, which have experiments of their own
     versions: Sequence[Version]  # of our registered model
     other_versions: Sequence[Version]  # of every other one
     models: Sequence[Model]
@@ -77,7 +80,7 @@ def clean(config: E2EConfig, store: Store) -> Cleaning:
     runs = _old_runs(config, contents, _protected(contents, staying))
     scratch = _abandoned(config)
     disposals = (
-        *[Disposal("scratch", str(path), why, inventory.folder_bytes(path)) for path, why in scratch],
+        *[Disposal("scratch", str(path), why, _bytes(path)) for path, why in scratch],
         *[_of_version(version) for version in versions],
         *[_of_model(model) for model in models],
         *[_of_run(run) for run in runs],
@@ -94,8 +97,9 @@ def clean(config: E2EConfig, store: Store) -> Cleaning:
 
 def _read(config: E2EConfig, store: Store) -> Contents:
     every = inventory.versions()
+    found = [*inventory.runs(store.experiment_id), *inventory.evaluations(config.registered_model_name)]
     return Contents(
-        runs=inventory.runs(store.experiment_id),
+        runs=sorted({run.run_id: run for run in found}.values(), key=lambda run: -run.started_ms),
         versions=[version for version in every if version.name == config.registered_model_name],
         other_versions=[version for version in every if version.name != config.registered_model_name],
         models=inventory.models(store.experiment_id),
@@ -142,12 +146,14 @@ def _own_model(contents: Contents, version: Version) -> Model | None:
 
 
 def _protected(contents: Contents, staying: Sequence[Version]) -> set[str]:
-    """The runs that a version which stays came from, was tested in, or names; and the newest finished experiment."""
+    """The runs that a version which stays came from, was tested in, or names; the newest finished experiment; and what
+    the gate and the monitor know of the prompts in use."""
     named = {value for version in staying for value in (version.run_id, *version.tags.values())}
     numbers = {version.version for version in staying}
     seeds = [run for run in contents.runs if run.run_id in named or run.tags.get(VERSION_TAG) in numbers]
     seeds += [found for version in staying if (found := _experiment_of(contents, version))]
     seeds += [run for run in contents.roots if run.stage == "experiment" and run.status == "FINISHED"][:1]
+    seeds += _evaluations_in_use(contents, staying)
     roots = {run.parent or run.run_id for run in seeds} | {run.run_id for run in seeds}
     return {member.run_id for run in contents.runs if run.run_id in roots for member in contents.family(run)}
 
@@ -165,19 +171,41 @@ def _experiment_of(contents: Contents, version: Version) -> Run | None:
     return next(found, None)
 
 
+def _evaluations_in_use(contents: Contents, staying: Sequence[Version]) -> list[Run]:
+    """The newest finished evaluation of each prompt version that has an alias, or is frozen in a version that stays."""
+    numbers = {version.version for version in staying}
+    prompts = _prompts_with_an_alias() | {version.tags.get("prompt", "") for version in staying}
+    newest: dict[tuple[str, str], Run] = {}
+    for run in contents.runs:
+        if run.stage == EVALUATION and run.status == "FINISHED":
+            newest.setdefault((run.params.get("prompt", ""), run.params.get("model_version", "")), run)
+    return [run for (prompt, number), run in newest.items() if prompt in prompts and number in numbers]
+
+
+def _prompts_with_an_alias() -> set[str]:
+    try:
+        return {f"{prompt.name}/{number}" for prompt in registry.all_prompts() for number in prompt.aliases.values()}
+    except TrackingUnavailable:  # a server that keeps no prompts; where it is gone, the next call says so
+        return set()
+
+
 def _old_runs(config: E2EConfig, contents: Contents, protected: Collection[str]) -> list[Run]:
-    """Whole families, children first: of each stage the newest ones stay, and everything that is protected."""
+    """Whole families, children first: of each stage the newest ones stay, and everything that is protected.
+
+    Evaluations count by experiment, which is to say by prompt.
+    """
     chosen: list[Run] = []
-    seen: dict[str, int] = {}
+    seen: dict[tuple[str, str], int] = {}
     for root in contents.roots:
         family = list(contents.family(root))
         begun = any(CLEANED_TAG in run.tags for run in family)
         if root.in_trash and not begun:  # somebody else's trash
             continue
-        seen[root.stage] = seen.get(root.stage, 0) + 1
+        kind = (root.experiment_id, root.stage)
+        seen[kind] = seen.get(kind, 0) + 1
         under_way = any(run.status == "RUNNING" and not run.is_left_open for run in family)
         spared = under_way or any(run.run_id in protected for run in family)
-        old = _is_old(config, root.started_ms) and seen[root.stage] > config.keep
+        old = _is_old(config, root.started_ms) and seen[kind] > config.keep
         if not spared and (begun or old):
             chosen += [run for run in family if not run.in_trash or CLEANED_TAG in run.tags]
     return chosen
@@ -187,9 +215,19 @@ def _old_runs(config: E2EConfig, contents: Contents, protected: Collection[str])
 
 
 def _abandoned(config: E2EConfig) -> list[tuple[Path, str]]:
-    """Scratch folders of stages that nobody holds the lock of. A bundle that was never finished is export's own."""
+    """Scratch folders that nobody holds the lock of, and old answers of evaluations that nobody took up again.
+
+    A bundle that was never finished is export's own.
+    """
     places = sorted(config.staging_dir.glob(f"{PREFIX}*"))
-    return [(path, "left by a command that was killed") for path in places if path.is_dir() and _is_free(path)]
+    folders = [(path, "left by a command that was killed") for path in places if path.is_dir() and _is_free(path)]
+    ledgers = [(path, int(path.stat().st_mtime * 1000)) for path in sorted(ledger.folder(config.staging_dir).glob("*"))]
+    old = [(path, since_ms) for path, since_ms in ledgers if _is_old(config, since_ms)]
+    return folders + [(path, f"an evaluation that was not ended, from {_day(since_ms)}") for path, since_ms in old]
+
+
+def _bytes(path: Path) -> int:
+    return inventory.folder_bytes(path) if path.is_dir() else path.stat().st_size
 
 
 def _is_free(folder: Path) -> bool:
@@ -213,7 +251,10 @@ def _removals(
 ) -> Iterator[bool]:
     """Each step removes one thing, and says whether it did: a version that has got an alias since stays, whole."""
     for path in scratch:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
         yield not path.exists()
     for version in versions:
         named = inventory.aliases(version.name, version.version)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from genai_lifecycle import progress
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import CasesInvalid, ConfigError, NotFound
 from genai_lifecycle.evaluation import judges, report
+from genai_lifecycle.evaluation.answering import answered_batches
 from genai_lifecycle.evaluation.case_files import CaseFile, read_case_file
 from genai_lifecycle.evaluation.cases import Case, cases_sha256
-from genai_lifecycle.evaluation.checks import Answered, Finding, all_passed, run_check
 from genai_lifecycle.evaluation.gate import Evidence, load_policy
-from genai_lifecycle.evaluation.ledger import Kept, Ledger, key
-from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE, repetition
+from genai_lifecycle.evaluation.ledger import Kept, Ledger
+from genai_lifecycle.evaluation.scoring import evidence_of, metrics_of, row_of, table_of
 from genai_lifecycle.evaluation.statistics import mean_interval, verdict
-from genai_lifecycle.generation import BATCH, answer_texts, prompt_texts, text_log_likelihoods, variables_of
+from genai_lifecycle.generation import variables_of
 from genai_lifecycle.prompts import promotion, registry
 from genai_lifecycle.prompts.references import look_up
 from genai_lifecycle.results import Decision, Evaluated, EvaluationReport, PromptRef, Verdict
 from genai_lifecycle.scratch import scratch_folder
 from genai_lifecycle.tracking import evaluations, model_registry, runs, traces
-from genai_lifecycle.tracking.evaluations import Assessed, Row
+from genai_lifecycle.tracking.evaluations import Assessed
 from genai_lifecycle.tracking.model_registry import ModelVersion
 from genai_lifecycle.tracking.store import Store, in_experiment
 
@@ -70,6 +68,7 @@ class Done:
     """All that one run found out."""
 
     evaluated: Evaluated
+    experiment_id: str
     evidence: Evidence
     table: list[dict[str, object]]
     assessed: Assessed
@@ -191,15 +190,15 @@ def _evaluate(
     cases = found.cases
     place = in_experiment(store, config, _experiment_name(config, item))
     runs.close_dead_runs(place)
-    with runs.run(item.label, evaluations.STAGE) as run_id:
-        kept = _answers(item, text_model, cases, config.max_new_tokens, ledger, clock, answered, run_id)
+    with runs.run(item.label, evaluations.STAGE, tags=runs.linked(item.prompt)) as run_id:
+        kept = _answers(config, item, cases, text_model, ledger, clock, answered, run_id)
         with clock.of("compute_s"):
-            rows = [_row(case, answer) for case, answer in zip(cases, kept, strict=True)]
+            rows = [row_of(case, answer) for case, answer in zip(cases, kept, strict=True)]
         with clock.of("mlflow_s"):
             traces.flush(len(cases), lambda: traces.count([run_id], place.experiment_id))
-            assessed = evaluations.evaluate(place, run_id, rows, judged_by, stored)
-        evidence = _evidence(item.label, cases, kept, rows)
-        metrics = _metrics(kept, evidence)
+            assessed = evaluations.evaluate(place, run_id, rows, judged_by, stored, _dataset_name(config, found))
+        evidence = evidence_of(item.label, cases, kept, rows)
+        metrics = metrics_of(kept, evidence)
         runs.log_results(_params(config, item, found), metrics | _judged(assessed))
         with scratch_folder(config.staging_dir, "scores") as folder:
             evaluations.write_scores(folder, evidence)
@@ -207,7 +206,7 @@ def _evaluate(
     intervals = {name: mean_interval(values, config.seed) for name, values in evidence.scores.items()}
     evaluated = Evaluated(item.label, item.prompt, item.version.version, run_id, _experiment_name(config, item),
                           metrics, intervals)  # fmt: skip
-    return Done(evaluated, evidence, [*_table(item, cases, kept, rows)], assessed)
+    return Done(evaluated, place.experiment_id, evidence, [*table_of(item.label, cases, kept, rows)], assessed)
 
 
 def _experiment_name(config: E2EConfig, item: Item) -> str:
@@ -217,52 +216,20 @@ def _experiment_name(config: E2EConfig, item: Item) -> str:
 
 
 def _answers(
-    item: Item, text_model: Any, cases: Sequence[Case], max_new_tokens: int, ledger: Ledger, clock: Clock,
+    config: E2EConfig, item: Item, cases: Sequence[Case], text_model: Any, ledger: Ledger, clock: Clock,
     answered: Callable[[int], None], run_id: str,
 ) -> list[Kept]:  # fmt: skip
-    """Every case's answer, from the ledger or computed, in batches; each batch's traces are written as it is there."""
+    """Every case's answer; each batch's traces are written as it is there."""
     found: list[Kept] = []
-    for start in range(0, len(cases), BATCH):
-        batch = cases[start : start + BATCH]
-        names = [_case_key(start + i, case) for i, case in enumerate(batch)]
-        missing = [i for i, name in enumerate(names) if ledger.get(name) is None]
-        clock.reused += len(batch) - len(missing)
-        with clock.of("compute_s"):
-            made = _compute(item, text_model, [batch[i] for i in missing], max_new_tokens) if missing else []
-            ledger.add((names[i], kept) for i, kept in zip(missing, made, strict=True))
-        kept = [_known(ledger, name) for name in names]
+    for batch in answered_batches(text_model, item.prompt.template, cases, config.max_new_tokens, ledger):
+        clock.compute_s += batch.compute_s
+        clock.reused += batch.reused
         with clock.of("mlflow_s"):
-            written = [_trace(item, start + i, case, kept[i]) for i, case in enumerate(batch)]
-            traces.write(written, run_id, item.prompt)
-        found += kept
-        answered(len(batch))
+            numbered = enumerate(zip(batch.cases, batch.kept, strict=True), batch.start)
+            traces.write([_trace(item, number, *both) for number, both in numbered], run_id, item.prompt)
+        found += batch.kept
+        answered(len(batch.kept))
     return found
-
-
-def _case_key(number: int, case: Case) -> str:
-    return key({"number": number, "inputs": case.inputs, "reference": case.reference})
-
-
-def _known(ledger: Ledger, name: str) -> Kept:
-    kept = ledger.get(name)
-    if kept is None:
-        raise KeyError(name)
-    return kept
-
-
-def _compute(item: Item, text_model: Any, cases: Sequence[Case], max_new_tokens: int) -> list[Kept]:
-    start_ns = time.time_ns()
-    texts = prompt_texts(item.prompt.template, cases)
-    answers = answer_texts(text_model, texts, max_new_tokens)
-    generated_ns = time.time_ns()
-    likelihoods = text_log_likelihoods(text_model, texts, [case.reference for case in cases])
-    end_ns = time.time_ns()
-    return [
-        Kept(answer.answer, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens,
-             answer.total_s * 1000, likelihood, text, start_ns, min(start_ns + int(answer.total_s * 1e9), generated_ns),
-             end_ns)
-        for answer, text, likelihood in zip(answers, texts, likelihoods, strict=True)
-    ]  # fmt: skip
 
 
 def _trace(item: Item, number: int, case: Case, kept: Kept) -> traces.AnswerTrace:
@@ -282,61 +249,6 @@ def _trace(item: Item, number: int, case: Case, kept: Kept) -> traces.AnswerTrac
 def _model_id(version: ModelVersion) -> str | None:
     name = version.source.rpartition("/")[2]
     return name if name.startswith("m-") else None
-
-
-# --- scores ---------------------------------------------------------------------------------------
-
-
-def _row(case: Case, kept: Kept) -> Row:
-    """The scores of one answer, and what its case asked for."""
-    findings = [Finding(name, value, True, "", is_check=False) for name, value in _scores(case, kept).items()]
-    if case.checks:
-        answered = Answered(kept.text, case.reference, kept.finish_reason, kept.completion_tokens, kept.latency_ms,
-                            kept.log_likelihood)  # fmt: skip
-        made = _numbered([run_check(answered, check) for check in case.checks])
-        passed = all_passed(made, case.threshold)
-        why = "; ".join(f"{item.name}: {item.why}" for item in made if not item.passed)
-        findings += [*made, Finding("passed", float(passed), passed, why)]
-    return Row(findings, {"expected_response": case.reference} if case.reference else {})
-
-
-def _scores(case: Case, kept: Kept) -> dict[str, float]:
-    found = {"repetition": repetition(kept.text)}
-    if not case.reference:
-        return found
-    likelihood = {} if kept.log_likelihood is None else {"log_likelihood": kept.log_likelihood}
-    return {name: score(kept.text, case.reference) for name, score in AGAINST_REFERENCE.items()} | likelihood | found
-
-
-def _numbered(findings: Sequence[Finding]) -> list[Finding]:
-    """A case may make the same check twice; MLflow shows one assessment for each name."""
-    seen: dict[str, int] = {}
-    named = []
-    for item in findings:
-        seen[item.name] = seen.get(item.name, 0) + 1
-        name = item.name if seen[item.name] == 1 else f"{item.name}-{seen[item.name]}"
-        named.append(Finding(name, item.score, item.passed, item.why, item.weight))
-    return named
-
-
-def _evidence(label: str, cases: Sequence[Case], kept: Sequence[Kept], rows: Sequence[Row]) -> Evidence:
-    """The scores that every case has: two prompts are compared case by case."""
-    values = [{item.name: item.score for item in row.findings if not item.is_check or item.name == "passed"}
-              for row in rows]  # fmt: skip
-    names = [name for name in values[0] if all(name in row for row in values)]
-    scores = {name: tuple(row[name] for row in values) for name in names}
-    return Evidence(label, cases_sha256(cases), scores, tuple(item.latency_ms for item in kept))
-
-
-def _metrics(kept: Sequence[Kept], evidence: Evidence) -> dict[str, float]:
-    count = len(kept)
-    return {name: sum(values) / count for name, values in evidence.scores.items()} | {
-        "latency_ms": statistics.median(item.latency_ms for item in kept),
-        "prompt_tokens": sum(item.prompt_tokens for item in kept) / count,
-        "completion_tokens": sum(item.completion_tokens for item in kept) / count,
-        "total_tokens": float(sum(item.prompt_tokens + item.completion_tokens for item in kept)),
-        "ended_rate": sum(item.finish_reason == "stop" for item in kept) / count,
-    }
 
 
 def _judged(assessed: Assessed) -> dict[str, float]:
@@ -362,18 +274,6 @@ def _params(config: E2EConfig, item: Item, found: CaseFile) -> dict[str, object]
     } | _parameters(config)
 
 
-def _table(item: Item, cases: Sequence[Case], kept: Sequence[Kept], rows: Sequence[Row]) -> Iterable[dict[str, object]]:
-    for number, (case, answer, row) in enumerate(zip(cases, kept, rows, strict=True)):
-        yield {
-            "prompt": item.label, "case": number, "name": case.name, "question": case.question,
-            "variables": json.dumps(dict(case.variables), ensure_ascii=False), "reference": case.reference,
-            "answer": answer.text, "finish_reason": answer.finish_reason, "latency_ms": round(answer.latency_ms, 1),
-            "completion_tokens": answer.completion_tokens,
-            "scores": json.dumps({found.name: round(found.score, 4) for found in row.findings}),
-            "failed": "; ".join(f"{found.name}: {found.why}" for found in row.findings if not found.passed),
-        }  # fmt: skip
-
-
 # --- conclusion -----------------------------------------------------------------------------------
 
 
@@ -386,7 +286,8 @@ def _conclude(config: E2EConfig, store: Store, found: CaseFile, done: Sequence[D
     place = in_experiment(store, config, config.experiment_name)
     with runs.run("evaluation", COMPARISON_STAGE) as run_id:
         with clock.of("mlflow_s"):
-            dataset = evaluations.register_dataset(place, _dataset_name(config, found), _records(found))
+            places = dict.fromkeys([place.experiment_id, *(item.experiment_id for item in done)])
+            dataset = evaluations.register_dataset(list(places), _dataset_name(config, found), _records(found))
         result = EvaluationReport(
             run_id, tuple(item.evaluated for item in ranked), decided, None, len(found.cases),
             sum(item.assessed.rows for item in done), clock.reused, _judge_said(config, done), dataset,
@@ -395,9 +296,9 @@ def _conclude(config: E2EConfig, store: Store, found: CaseFile, done: Sequence[D
         _log_comparison(config, result, found, [row for item in ranked for row in item.table])
     if not config.promote:
         return result
-    decision = _promote(config, ranked[0] if decided is None else _winner(done, decided), done, run_id)
-    return EvaluationReport(**{field.name: getattr(result, field.name) for field in fields(result)}
-                            | {"decision": decision})  # fmt: skip
+    best = ranked[0] if decided is None else _winner(done, decided)
+    decision, stays = _promote(config, best, done, run_id)
+    return replace(result, decision=decision, in_production=stays)
 
 
 def _metric(wanted: str, done: Sequence[Done]) -> str | None:
@@ -455,10 +356,17 @@ def _log_comparison(
     with scratch_folder(config.staging_dir, "evaluate") as folder:
         report.write_evaluation(folder, result, table)
         runs.log_folder(folder)
+    runs.describe(report.evaluation_markdown(result))
 
 
-def _promote(config: E2EConfig, best: Done, done: Sequence[Done], run_id: str) -> Decision:
-    """Ask the gate about the best prompt; `verdict.json` has what it said."""
+def _promote(
+    config: E2EConfig, best: Done, done: Sequence[Done], run_id: str
+) -> tuple[Decision | None, PromptRef | None]:
+    """Ask the gate about the best prompt; `verdict.json` has what it said.
+
+    Returns:
+        The decision (None: it is in production already), and which version of its prompt is in production now.
+    """
     prompt = best.evaluated.prompt
     if prompt.version is None:
         raise ConfigError(
@@ -466,9 +374,11 @@ def _promote(config: E2EConfig, best: Done, done: Sequence[Done], run_id: str) -
             hint="Register it: --mode prompts create, then evaluate it with --prompt.",
         )
     stored = registry.require(prompt.name)
+    if stored.aliases.get(registry.PRODUCTION) == prompt.version:
+        return None, prompt
     evidence = {str(item.evaluated.prompt): item.evidence for item in done
                 if item.evaluated.model_version == best.evaluated.model_version}  # fmt: skip
     gate = promotion.Gate(load_policy(config.gate, "prompt"), evidence.get, config.seed)
     decision = promotion.promote(stored, registry.version_of(stored, prompt.version), gate, force=config.force)
     evaluations.attach_decision(run_id, {"subject": str(prompt), **asdict(decision)})
-    return decision
+    return decision, prompt if decision.allowed else next(iter(registry.in_production([prompt.name])), None)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from genai_lifecycle import progress
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.evaluation import judges, report
 from genai_lifecycle.evaluation.cases import Case, cases_sha256, load_cases
-from genai_lifecycle.evaluation.scorers import repetition, succeeded, token_f1
+from genai_lifecycle.evaluation.gate import Evidence, load_policy
+from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE, repetition, succeeded
 from genai_lifecycle.evaluation.statistics import mean_interval, verdict
 from genai_lifecycle.generation import (
     BATCH,
@@ -21,11 +22,11 @@ from genai_lifecycle.generation import (
     load_text_model,
 )
 from genai_lifecycle.model_source import ModelSource
-from genai_lifecycle.prompts import registry
+from genai_lifecycle.prompts import promotion, registry
 from genai_lifecycle.prompts.templates import TEMPLATES
 from genai_lifecycle.results import ExperimentResult, PromptRef, TemplateScore
 from genai_lifecycle.scratch import scratch_folder
-from genai_lifecycle.tracking import runs, traces
+from genai_lifecycle.tracking import evaluations, runs, traces
 from genai_lifecycle.tracking.store import Store
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,15 @@ class Scored:
     """One case's answer with its scores; a row of the results table."""
 
     answer: CaseAnswer
-    token_f1: float  # 0..1
+    against_reference: Mapping[str, float]  # each 0..1
     repetition: float  # 0..1
     success: bool
     start_ns: int
     end_ns: int
+
+    @property
+    def token_f1(self) -> float:
+        return self.against_reference[METRIC]
 
 
 @dataclass(frozen=True)
@@ -55,27 +60,38 @@ class TemplateRun:
 
 
 def run_experiment(config: E2EConfig, source: ModelSource, store: Store) -> ExperimentResult:
-    """Compare the prompt templates on `source` and put the winner into production.
+    """Compare the prompt templates on `source`; the winner goes into production where the gate lets it.
 
-    Leaves a parent run with a nested run for each template, a trace for each answer, plots and a report. The
-    alias `production` moves last, when everything else is stored.
+    What is in production already is compared too. Leaves a parent run with a nested run for each prompt, a trace
+    for each answer, plots and a report. The alias `production` moves last, when everything else is stored.
 
     Raises:
         CasesInvalid: the case file cannot be used.
+        ConfigError: the gate file has something wrong in it.
         TrackingUnavailable: the store stopped answering, or did not keep every trace.
     """
-    cases = load_cases(config.cases)
-    incumbents = registry.in_production(list(TEMPLATES))
-    prompts = registry.register_all(TEMPLATES, f"Template of experiment {config.experiment_name}")
+    cases, policy = load_cases(config.cases), load_policy(config.gate, "prompt")
+    live = registry.in_production(list(TEMPLATES))
+    prompts = _compared(config, live)
     text_model = load_text_model(source.path, source.turn_format)
     with runs.run("experiment", "experiment") as run_id:
         runs.log_results(_params(config, source, cases), {})
+        identity = {"weights_sha256": source.weights_sha256, "cases_sha256": cases_sha256(cases)}
         with progress.steps("Answering", len(prompts) * len(cases)) as advance:
-            identity = {"weights_sha256": source.weights_sha256, "cases_sha256": cases_sha256(cases)}
             done = [_run_template(config, text_model, prompt, cases, identity, advance) for prompt in prompts]
-        result = _conclude(config, store, run_id, done, incumbents, cases)
-    registry.put_in_production(result.winner, prompts)
-    return result
+        result = _conclude(config, store, run_id, done, live, cases)
+    evidence = {str(item.score.prompt): _evidence(item, identity["cases_sha256"]) for item in done}
+    gate = promotion.Gate(policy, evidence.get, config.seed)
+    stays, decision = promotion.put_in_production(result.winner, live, gate, force=config.force)
+    if decision is not None:
+        evaluations.attach_decision(run_id, {"subject": str(result.winner), **asdict(decision)})
+    return replace(result, decision=decision, in_production=stays)
+
+
+def _compared(config: E2EConfig, live: Sequence[PromptRef]) -> list[PromptRef]:
+    """The templates; and what is in production, where this checkout has another text for it by now."""
+    prompts = registry.register_all(TEMPLATES, f"Template of experiment {config.experiment_name}")
+    return [*prompts, *(prompt for prompt in live if prompt not in prompts and "{{question}}" in prompt.template)]
 
 
 def _params(config: E2EConfig, source: ModelSource, cases: Sequence[Case]) -> dict[str, object]:
@@ -98,7 +114,7 @@ def _run_template(
     advance: Callable[[int], None],
 ) -> TemplateRun:
     """One nested run: answers in batches, scores, traces, metrics and the prompt itself."""
-    with runs.run(prompt.name, "template", nested=True) as run_id:
+    with runs.run(prompt.name, "template", nested=True, tags=runs.linked(prompt)) as run_id:
         rows: list[Scored] = []
         compute_s = 0.0
         for start in range(0, len(cases), BATCH):
@@ -119,7 +135,7 @@ def _score(answer: CaseAnswer) -> Scored:
     text = answer.generated.value.answer
     return Scored(
         answer=answer,
-        token_f1=token_f1(text, answer.case.reference),
+        against_reference={name: score(text, answer.case.reference) for name, score in AGAINST_REFERENCE.items()},
         repetition=repetition(text),
         success=succeeded(text, answer.generated.value.finish_reason),
         start_ns=start_ns,
@@ -176,14 +192,14 @@ def _conclude(
     store: Store,
     run_id: str,
     done: Sequence[TemplateRun],
-    incumbents: Sequence[PromptRef],
+    live: Sequence[PromptRef],
     cases: Sequence[Case],
 ) -> ExperimentResult:
     """The verdict, the judge, the artifacts; then the check that every trace was stored."""
-    names = {item.score.prompt.name: [row.token_f1 for row in item.rows] for item in done}
-    incumbent = incumbents[0].name if len(incumbents) == 1 else None
-    decided = verdict(names, metric=METRIC, seed=config.seed, incumbent=incumbent)
-    best = next(item for item in done if item.score.prompt.name == decided.winner)
+    scores = {str(item.score.prompt): [row.token_f1 for row in item.rows] for item in done}
+    incumbent = str(live[0]) if len(live) == 1 else None
+    decided = verdict(scores, metric=METRIC, seed=config.seed, incumbent=incumbent)
+    best = next(item for item in done if str(item.score.prompt) == decided.winner)
     judged = judges.judge(
         config.judge_model, [(row.answer.case, row.answer.generated.value.answer) for row in best.rows]
     )
@@ -204,17 +220,26 @@ def _conclude(
     return result
 
 
+def _evidence(item: TemplateRun, cases_sha256: str) -> Evidence:
+    """For the gate. Without latencies: the answers came in batches, from another engine than the one that serves."""
+    rows = item.rows
+    scores = {name: tuple(row.against_reference[name] for row in rows) for name in AGAINST_REFERENCE}
+    scores["log_likelihood"] = tuple(row.answer.log_likelihood.value for row in rows)
+    return Evidence(str(item.score.prompt), cases_sha256, scores)
+
+
 def _log_artifacts(config: E2EConfig, result: ExperimentResult, done: Sequence[TemplateRun]) -> None:
+    rows = [_table_row(item, row) for item in done for row in item.rows]
     with scratch_folder(config.staging_dir, "experiment") as folder:
-        report.write(folder, result, [_table_row(item, row) for item in done for row in item.rows])
+        report.write(folder, result, rows)
         runs.log_folder(folder)
+    runs.describe(report.markdown(result, rows))
 
 
 def _table_row(item: TemplateRun, row: Scored) -> dict[str, object]:
     made = row.answer.generated.value
     return {
-        "prompt": item.score.prompt.name,
-        "prompt_version": item.score.prompt.version,
+        "prompt": str(item.score.prompt),
         "question": row.answer.case.question,
         "reference": row.answer.case.reference,
         "answer": made.answer,

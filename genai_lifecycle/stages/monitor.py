@@ -177,4 +177,6 @@ def _log(config: E2EConfig, result: MonitorReport, period: Period, compared: Seq
     with scratch_folder(config.staging_dir, "monitor") as folder:
         report.write(folder, result, days, measures.errors(period.requests), compared)
         runs.log_folder(folder)
-        write_whole(config.report, (folder / report.REPORT_FILE).read_text("utf-8").replace(_REPORT_LINK, ""))
+        text = (folder / report.REPORT_FILE).read_text("utf-8").replace(_REPORT_LINK, "")
+    runs.describe(text)
+    write_whole(config.report, text)

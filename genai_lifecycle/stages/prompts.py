@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, GateRefused, NotFound
@@ -225,9 +225,10 @@ def _alias(wish: PromptsWish, gate: Callable[[], Gate]) -> PromptsResult:
     if result.decision is not None and not result.decision.allowed:
         raise GateRefused(
             f"{version} does not go into production: {'; '.join(result.decision.reasons)}.",
-            hint="Evaluate it with --mode evaluate, or say --force, which is recorded.",
+            hint=f"Measure again: {promotion.evaluate_command(prompt, version.version)} --cases FILE. "
+            "--force overrides the gate, and is recorded.",
         )
-    return result
+    return replace(result, message=f"{version} is in production.")
 
 
 def _delete(wish: PromptsWish, _) -> PromptsResult:

@@ -15,6 +15,7 @@ from typing import Any
 from genai_lifecycle.errors import ConfigError, TrackingUnavailable
 from genai_lifecycle.evaluation.checks import Finding
 from genai_lifecycle.evaluation.gate import VERDICT_FILE, Evidence
+from genai_lifecycle.evaluation.scoring import Row
 from genai_lifecycle.tracking import runs
 from genai_lifecycle.tracking.seam import seam
 from genai_lifecycle.tracking.store import Store
@@ -25,14 +26,6 @@ SCORES_FILE = "scores.json"
 # Straight on SQLite several workers wait for each other's locks, and with MLflow's ten a quarter of the rows is lost
 # without an error; behind a server a few are faster. A judge is asked by more at once than the database likes.
 WORKERS = {"direct": "1", "judged": "4", "server": "4"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One case's scores, computed before."""
-
-    findings: Sequence[Finding]
-    expected: Mapping[str, str]  # MLflow's expectations; may be empty
 
 
 @dataclass(frozen=True)
@@ -68,12 +61,14 @@ def _judge(name: str, model: str | None) -> Any:
 
 @seam
 def evaluate(
-    store: Store, run_id: str, rows: Sequence[Row], judged_by: Sequence[Any], advance: Callable[[int], None]
-) -> Assessed:
+    store: Store, run_id: str, rows: Sequence[Row], judged_by: Sequence[Any], advance: Callable[[int], None],
+    dataset: str = "cases",
+) -> Assessed:  # fmt: skip
     """Put scores and expectations on the run's traces through `mlflow.genai.evaluate`, and see that none is lost.
 
     Args:
         rows: in the order of the traces' case numbers; every trace is stored already.
+        dataset: what MLflow's UI calls the cases.
 
     Raises:
         TrackingUnavailable: MLflow did not keep every row.
@@ -83,12 +78,22 @@ def evaluate(
 
     traces = _traces(store, run_id, len(rows))
     data = pd.DataFrame({"trace": traces, "expectations": [dict(row.expected) for row in rows]})
+    data.attrs |= _identity(data, dataset)
     workers = WORKERS["judged" if judged_by else "direct" if store.direct else "server"]
     with _settings(workers, bool(judged_by)), _quiet():
         result = mlflow.genai.evaluate(data=data, scorers=[_scorer(rows, advance), *judged_by])
     _require_all(store, run_id, rows)
     silent = _failures(result, [item.name for item in judged_by])
     return Assessed(len(result.result_df), {name: float(value) for name, value in result.metrics.items()}, silent)
+
+
+def _identity(data: Any, name: str) -> dict[str, Any]:
+    """By this MLflow knows a frame that comes from a dataset; every other one it calls "dataset"."""
+    from mlflow.genai.datasets.evaluation_dataset import compute_records_sha256
+    from mlflow.utils.mlflow_tags import MLFLOW_GENAI_EVALUATE_DATASET_IDENTITY
+
+    of_dataset = {"name": name, "digest": name.rpartition("-")[2], "source_type": "local", "source": "{}"}
+    return {MLFLOW_GENAI_EVALUATE_DATASET_IDENTITY: of_dataset | {"records_sha256": compute_records_sha256(data)}}
 
 
 def _traces(store: Store, run_id: str, expected: int) -> list[Any]:
@@ -174,10 +179,11 @@ def _failures(result: Any, names: Sequence[str]) -> int:
 
 
 @seam
-def register_dataset(store: Store, name: str, records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Register cases as an evaluation dataset of the experiment, once; None where the backend keeps none.
+def register_dataset(experiments: Sequence[str], name: str, records: Sequence[Mapping[str, Any]]) -> str | None:
+    """Register cases as an evaluation dataset of the experiments, once; None where the backend keeps none.
 
     Args:
+        experiments: their ids.
         records: with `inputs` and perhaps `expectations`.
     """
     from mlflow.exceptions import MlflowException
@@ -186,10 +192,10 @@ def register_dataset(store: Store, name: str, records: Sequence[Mapping[str, Any
     try:
         found = datasets.search_datasets(filter_string=f"name = '{name}'", max_results=1)
         if not found:
-            made = datasets.create_dataset(name=name, experiment_id=[store.experiment_id])
+            made = datasets.create_dataset(name=name, experiment_id=list(experiments))
             made.merge_records([dict(record) for record in records])
-        elif store.experiment_id not in found[0].experiment_ids:
-            datasets.add_dataset_to_experiments(found[0].dataset_id, [store.experiment_id])
+        elif missing := [place for place in experiments if place not in found[0].experiment_ids]:
+            datasets.add_dataset_to_experiments(found[0].dataset_id, missing)
     except MlflowException as exc:
         if exc.error_code in ("ENDPOINT_NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED"):
             return None

@@ -22,6 +22,7 @@ class Run:
     """One run, nested or not."""
 
     run_id: str
+    experiment_id: str
     name: str
     stage: str  # experiment | template | deploy | test | ... ; empty for a run of somebody else's
     parent: str | None
@@ -98,24 +99,35 @@ def experiments() -> list[Experiment]:
 
 
 @seam
-def runs(experiment_id: str) -> list[Run]:
-    """Every run of the experiment, newest first, with those in the trash."""
+def runs(*experiment_ids: str, wanted: str = "") -> list[Run]:
+    """Every run of the experiments, newest first, with those in the trash.
+
+    Args:
+        wanted: in MLflow's words, which of them; "" = all.
+    """
     import mlflow
     from mlflow.entities import ViewType
 
     client = mlflow.MlflowClient()
     found = _pages(
         lambda token: client.search_runs(
-            [experiment_id], run_view_type=ViewType.ALL, max_results=_PAGE, page_token=token
+            list(experiment_ids), wanted, run_view_type=ViewType.ALL, max_results=_PAGE, page_token=token
         )
     )
     return sorted(map(_run, found), key=lambda run: -run.started_ms)
+
+
+def evaluations(model_name: str) -> list[Run]:
+    """The evaluations of a registered model in every experiment, newest first."""
+    places = [place.experiment_id for place in experiments()]
+    return runs(*places, wanted=f"tags.`{STAGE_TAG}` = 'evaluate' and params.model_name = '{model_name}'")
 
 
 def _run(item: Any) -> Run:
     tags = item.data.tags
     return Run(
         run_id=item.info.run_id,
+        experiment_id=item.info.experiment_id,
         name=item.info.run_name or "",
         stage=tags.get(STAGE_TAG, ""),
         parent=tags.get(_PARENT_TAG),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from genai_lifecycle.results import PromptRef
 from genai_lifecycle.tracking.seam import seam
 from genai_lifecycle.tracking.store import Store, still_answers
 
 STAGE_TAG = "lifecycle.stage"
 WINNER_TAG = "lifecycle.winner"  # prompt that won, as name/version
+_LINKED, _DESCRIPTION, _LONGEST_DESCRIPTION = "mlflow.linkedPrompts", "mlflow.note.content", 5000
 PROCESS_TAG = "lifecycle.process"  # host:pid, to tell a run that died from one under way
 
 
@@ -67,6 +70,19 @@ def log_results(params: Mapping[str, object], metrics: Mapping[str, float]) -> N
         mlflow.log_params(dict(params))
     if metrics:
         mlflow.log_metrics(dict(metrics))
+
+
+def linked(prompt: PromptRef) -> dict[str, str]:
+    """The tag by which MLflow shows the prompt version on a run or a trace; empty where it is in no registry."""
+    return {_LINKED: json.dumps([{"name": prompt.name, "version": str(prompt.version)}])} if prompt.version else {}
+
+
+@seam
+def describe(text: str) -> None:
+    """What MLflow's UI shows first of the run under way: Markdown, cut at the length that MLflow takes."""
+    import mlflow
+
+    mlflow.set_tag(_DESCRIPTION, text[:_LONGEST_DESCRIPTION])
 
 
 @seam

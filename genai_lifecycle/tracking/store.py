@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genai_lifecycle.config import CHECKOUT, LOCAL_SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailable
+from genai_lifecycle.machine import free_bytes
 from genai_lifecycle.storage.address import S3Root, is_s3
 from genai_lifecycle.tracking import postgresql
 from genai_lifecycle.tracking.address import without_password
@@ -108,9 +108,22 @@ def open_store(config: E2EConfig, *, writes: bool = True) -> Store:
         _prepare_places(uri, config, writes)
         _make_database(uri)
     experiment_id, artifact_root = _open_experiment(uri, config, direct)
+    if kind == "server":
+        _say_what_is_not_used(uri, artifact_root, config)
     if is_s3(artifact_root) and not (direct and is_s3(config.data_dir)):  # a server that lets its clients go to S3
         _open_s3(artifact_root, config, writes)
     return Store(uri, kind, description, experiment_id, artifact_root)
+
+
+def _say_what_is_not_used(uri: str, artifact_root: str, config: E2EConfig) -> None:
+    """A place that somebody gave, and that a server found on its port has no use for: it has its own."""
+    given = {"--backend-store-uri": config.backend_store_uri != E2EConfig.backend_store_uri}
+    given["--data-dir"] = config.data_dir != E2EConfig.data_dir and not _is_below(artifact_root, config.data_dir)
+    if unused := [flag for flag, is_given in given.items() if is_given]:
+        log.warning(
+            "Not used: %s. The MLflow server at %s decides where things are kept; stop it, or name a store with"
+            " --tracking-uri.", " and ".join(unused), uri,
+        )  # fmt: skip
 
 
 def in_experiment(store: Store, config: E2EConfig, name: str) -> Store:
@@ -154,7 +167,7 @@ def check_writable(folder: Path) -> None:
             os.fsync(file.fileno())
     except OSError as exc:
         raise storage_failed(exc) from exc
-    free = shutil.disk_usage(folder).free
+    _, free = free_bytes(folder)
     if free < MIN_FREE_BYTES:
         raise StorageFailed(
             f"Only {free / 1e6:.0f} MB are free at {folder}; a run needs {MIN_FREE_BYTES / 1e6:.0f} MB.",

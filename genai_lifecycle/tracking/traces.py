@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genai_lifecycle.errors import TrackingUnavailable
 from genai_lifecycle.results import PromptRef
+from genai_lifecycle.tracking import runs
 from genai_lifecycle.tracking.seam import seam
 
 FLUSH_BASE_S, FLUSH_PER_TRACE_S = 15.0, 0.3  # measured on SQLite: 0.03 s a trace of four spans
@@ -44,14 +44,12 @@ def write(traces: Sequence[AnswerTrace], run_id: str, prompt: PromptRef) -> None
     """Hand traces to MLflow's background writer, linked to the run and the prompt version."""
     import mlflow
 
-    linked = json.dumps([{"name": prompt.name, "version": str(prompt.version)}]) if prompt.version else None
     for trace in traces:
-        tags = dict(trace.tags) | ({"mlflow.linkedPrompts": linked} if linked else {})
         root = mlflow.start_span_no_context(
             "answer",
             span_type="CHAIN",
             inputs={"question": trace.question} if trace.inputs is None else dict(trace.inputs),
-            tags=tags,
+            tags=dict(trace.tags) | runs.linked(prompt),
             metadata={"mlflow.sourceRun": run_id} | ({"mlflow.modelId": trace.model_id} if trace.model_id else {}),
             start_time_ns=trace.steps[0].start_ns,
         )

@@ -23,7 +23,7 @@ def remove_run(store: Store, run: Run) -> None:
     import mlflow
 
     client = mlflow.MlflowClient()
-    _remove_traces(store, run.run_id)
+    _remove_traces(run)
     if not run.in_trash:
         client.set_tag(run.run_id, CLEANED_TAG, datetime.now(UTC).isoformat(timespec="seconds"))
         client.delete_run(run.run_id)
@@ -54,14 +54,14 @@ def remove_model(store: Store, model: Model) -> None:
     _backend(store)._hard_delete_logged_model(model.model_id)
 
 
-def _remove_traces(store: Store, run_id: str) -> None:
+def _remove_traces(run: Run) -> None:
     import mlflow
 
     client = mlflow.MlflowClient()
     while found := client.search_traces(
-        locations=[store.experiment_id], run_id=run_id, include_spans=False, max_results=_TRACES_AT_ONCE
+        locations=[run.experiment_id], run_id=run.run_id, include_spans=False, max_results=_TRACES_AT_ONCE
     ):
-        client.delete_traces(store.experiment_id, trace_ids=[trace.info.trace_id for trace in found])
+        client.delete_traces(run.experiment_id, trace_ids=[trace.info.trace_id for trace in found])
 
 
 def _remove_files(location: str) -> None:

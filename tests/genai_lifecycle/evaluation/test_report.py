@@ -52,7 +52,7 @@ def row(prompt: str, number: int, answer: str = "An answer.") -> dict[str, objec
     return {"prompt": prompt, "question": f"Question {number}?", "answer": answer, "token_f1": 0.5}
 
 
-ROWS = [row(prompt, i, f"By {prompt}.") for prompt in ("qa-simple", "qa-expert") for i in range(10)]
+ROWS = [row(prompt, i, f"By {prompt}.") for prompt in ("qa-simple/2", "qa-expert/2") for i in range(10)]
 
 
 def size_of_png(data: bytes) -> tuple[int, int]:
@@ -66,8 +66,8 @@ def test_markdown_tells_verdict_scores_judge_and_examples():
     assert "| qa-expert/2 | [0.500, 0.700] | 0.600 | -1.250 | 1.000 |" in text
     assert text.index("| qa-expert/2 |") < text.index("| qa-simple/2 |")
     assert "Judge: skipped: no judge model is configured" in text
-    assert text.count("By qa-expert. *(token F1 0.5)*") == report.EXAMPLES
-    assert "By qa-simple." not in text
+    assert text.count("By qa-expert/2. *(token F1 0.5)*") == report.EXAMPLES
+    assert "By qa-simple/2." not in text
 
 
 def test_the_table_has_as_many_columns_in_each_row():
@@ -77,7 +77,7 @@ def test_the_table_has_as_many_columns_in_each_row():
 
 
 def test_an_answer_of_several_lines_stays_one_item_of_the_list():
-    text = report.markdown(RESULT, [row("qa-expert", 1, "one\n\n# two\n- three")])
+    text = report.markdown(RESULT, [row("qa-expert/2", 1, "one\n\n# two\n- three")])
     assert "- **Question 1?** one # two - three *(token F1 0.5)*\n" in text
 
 
