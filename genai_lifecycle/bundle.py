@@ -23,6 +23,7 @@ from genai_lifecycle.config import CHECKOUT
 from genai_lifecycle.errors import BundleError, Busy, ExportDeclined
 from genai_lifecycle.fingerprint import file_sha256
 from genai_lifecycle.lock import LOCK_FILE, only_run
+from genai_lifecycle.machine import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +110,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def require_space(folder: Path, needed_bytes: int) -> None:
     """Raises BundleError when less than that is free where `folder` is, or will be."""
     with told_as_bundle_errors(folder):
-        place = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.is_dir())
-        free = shutil.disk_usage(place).free
+        _, free = free_bytes(folder.resolve())
     if free < needed_bytes:
         raise BundleError(
-            f"Only {free / 1e6:.0f} MB are free at {place}; the export needs {needed_bytes / 1e6:.0f} MB.",
+            f"Only {free / 1e6:.0f} MB are free at {folder}; the export needs {needed_bytes / 1e6:.0f} MB.",
             hint="Free some space there; --output-dir chooses where the bundle goes.",
         )
 

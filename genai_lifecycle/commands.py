@@ -30,6 +30,12 @@ def python() -> str:
     return str(path.relative_to(CHECKOUT)) if path.is_relative_to(CHECKOUT) else str(path)
 
 
+def as_typed(path: str) -> str:
+    """A file or folder as one types it here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
 def mlflow() -> str:
     """MLflow's own command; it starts programs that it looks for on the PATH."""
     own = Path(sys.executable).parent

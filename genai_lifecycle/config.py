@@ -20,6 +20,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 BUNDLED_MODEL = CHECKOUT / "bundled_model" / "gpt2-mini"
 BUNDLED_CASES = CHECKOUT / "bundled_model" / "corpus" / "cases.jsonl"
 LOCAL_SERVER_PORT = 5050  # where `--mode ui` listens and where a running MLflow server is looked for
+SERVER_PORT = 5001  # where `--mode serve` listens
 TURN_FORMATS = ("auto", "plain", "dialogue")
 ENGINES = ("auto", "openvino", "torch")
 PRECISIONS = ("auto", "fp32", "int8")

@@ -14,6 +14,7 @@ from genai_lifecycle.results import PromptRef
 from genai_lifecycle.tracking.seam import seam
 
 MODEL_CODE = CHECKOUT / "served_model" / "huggingface_model.py"
+ENTRY = ("MLmodel", MODEL_CODE.name)  # the first, by MLflow, names the second, which runs wherever it is loaded
 PACKAGE_CODE = CHECKOUT / "served_model" / "text_generation"
 # What the served code imports when it answers, at the versions it was tested with here. Written out, because
 # MLflow's own inference of requirements loads the model in a second process.
@@ -87,6 +88,17 @@ def log_model(
     )
     mlflow.log_metrics(dict(metrics), model_id=info.model_id)
     return info.model_id
+
+
+@seam
+def stored_entry(model_id: str, folder: Path) -> Path:
+    """A copy, below `folder`, of the two files by which MLflow loads the model, as it stored them (ENTRY)."""
+    import mlflow
+
+    entry, stored = folder / "entry", mlflow.get_logged_model(model_id).artifact_location
+    for name in ENTRY:
+        mlflow.artifacts.download_artifacts(f"{stored}/{name}", dst_path=str(entry))
+    return entry
 
 
 @seam

@@ -140,7 +140,8 @@ class MLflow3E2ELifecycle:
 
     def verify(self) -> ServerComparison:
         """A running server beside the registry; changes nothing."""
-        from genai_lifecycle.stages.compare import compare_server, first_key
+        from genai_lifecycle.running_server import first_key
+        from genai_lifecycle.stages.compare import compare_server
 
         return compare_server(self.config, first_key())
 

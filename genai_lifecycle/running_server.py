@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from genai_lifecycle.errors import ConfigError, ServerFailed
 
+if TYPE_CHECKING:
+    import httpx
+
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 120.0
 TOLD = ("model", "model_uri", "model_version", "model_alias", "run_id", "prompt", "weights_sha256")  # of /model/info
+
+
+def first_key(env: Mapping[str, str] = os.environ) -> str:
+    """The first key of API_KEYS, the variable that gives the server its keys; "" where there is none."""
+    return env.get("API_KEYS", "").split(",")[0].strip()
+
+
+def new_client(url: str, key: str) -> httpx.Client:
+    """For a server of this project. Raises ConfigError where the address or the key is none."""
+    import httpx
+
+    try:
+        return httpx.Client(
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            trust_env=False,  # a proxy of the environment is for other hosts than the one that is named here
+        )
+    except (httpx.InvalidURL, UnicodeEncodeError) as exc:
+        raise ConfigError(f"{url!r} is no address, or the key is not plain ASCII.", hint=_ADDRESS) from exc
 
 
 class RunningServer:
@@ -24,18 +48,8 @@ class RunningServer:
     """
 
     def __init__(self, url: str, key: str = ""):
-        import httpx
-
         self.url, self._has_key = url.rstrip("/"), bool(key)
-        try:
-            self._client = httpx.Client(
-                base_url=self.url,
-                headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-                trust_env=False,  # a proxy of the environment is for other hosts than the one that is named here
-            )
-        except (httpx.InvalidURL, UnicodeEncodeError) as exc:
-            raise ConfigError(f"{url!r} is no address, or the key is not plain ASCII.", hint=_ADDRESS) from exc
+        self._client = new_client(url, key)
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +91,7 @@ class RunningServer:
     def _refused(self, method: str, path: str, status: int, detail: str) -> ServerFailed:
         if status == 401:
             what = "refuses the key in API_KEYS" if self._has_key else "needs a key"
-            return ServerFailed(f"The server at {self.url} {what}.", hint=_KEY)
+            return ServerFailed(f"The server at {self.url} {what}.", hint=KEY_HINT)
         if not detail:
             return self._not_ours(f"{method} {path} gave {status}")
         return ServerFailed(f"The server at {self.url} does not answer ({status}): {detail}", hint=_WAIT)
@@ -88,7 +102,7 @@ class RunningServer:
 
 _ADDRESS = "Use http://HOST:PORT of fastapi_server.py or of a bundle's container."
 _START = "Is it started, and is the address right? A bundle says it with ./run.sh --status."
-_KEY = "Set API_KEYS to one of its keys, in the environment of this command."
+KEY_HINT = "Set API_KEYS to one of its keys, in the environment of this command."
 _WAIT = "See its log (./run.sh --logs), and GET /health/ready."
 
 

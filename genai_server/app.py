@@ -84,7 +84,11 @@ def _serving(settings: ServerSettings, load_model: Callable[[str, str | None], L
     )
     tracked = {"MLFLOW_TRACKING_URI": settings.tracking_uri} if settings.tracking_uri else {}
     tracked["MLFLOW_EXPERIMENT_NAME"] = settings.trace_experiment
-    tracer = Tracer(settings.trace_sampling_ratio, settings.trace_texts, tracked)
+    tracer = Tracer(
+        settings.trace_sampling_ratio, settings.trace_texts, settings.spool_file, tracked, lambda: predictor.is_busy
+    )
+    if settings.trace_sampling_ratio:
+        metrics.traces(lambda: tracer.waiting, lambda: tracer.dropped)
     registry = PromptRegistry(settings.tracking_uri) if settings.has_registry else None
     prompts = Prompts(registry, settings.refresh_s, Path(settings.prompt_file))
     return Serving(predictor, metrics, tracer, settings.request_timeout_s, prompts)
@@ -97,7 +101,8 @@ def _add_middleware(app: FastAPI, settings: ServerSettings, serving: Serving) ->
     app.add_middleware(KeyRequired, keys=settings.api_keys, open_paths=open_paths)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_headers=["*"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             expose_headers=["X-Request-ID", "X-Model-Version", "X-Prompt-Version", "X-Prompt-Source"],
         )  # fmt: skip
     app.add_middleware(HostAllowed, allowed=settings.allowed_hosts)

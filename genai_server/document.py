@@ -72,6 +72,7 @@ def _completed(document: dict[str, Any], asks_for_keys: bool) -> dict[str, Any]:
         _sharpen(schema)
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            _say_what_it_does(operation)
             _add_errors(path, method, operation)
             if asks_for_keys:
                 is_open = path in OPEN_PATHS or path == WEBHOOK_PATH
@@ -95,6 +96,11 @@ def _sharpen(schema: Any) -> None:
     elif isinstance(schema, list):
         for part in schema:
             _sharpen(part)
+
+
+def _say_what_it_does(operation: dict[str, Any]) -> None:
+    """In the list of routes, in the place of the function's name."""
+    operation["summary"] = operation["description"].partition(".")[0]
 
 
 def _add_errors(path: str, method: str, operation: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from genai_server.errors import ServerError
 RETRY = {"Retry-After": "1"}  # seconds
 OPENAI_PREFIX, MLFLOW_PATH = "/v1/", "/invocations"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_NO_OBJECT = ("model_attributes_type", "missing")  # what pydantic says of the whole body; curl alone sends a form
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _MLFLOW_CODES = {
     400: "BAD_REQUEST", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "ENDPOINT_NOT_FOUND",
@@ -84,6 +85,8 @@ async def _malformed(request: Request, exc: RequestValidationError) -> JSONRespo
     first = errors[0]
     place = ".".join(part for part in first["loc"] if part != "body")
     sentence = f"{place or 'the body'}: {first['msg']}."
+    if first["type"] == "json_invalid" or (first["type"] in _NO_OBJECT and not place):
+        place, sentence = "", "The body is no JSON object. Send one, with the header Content-Type: application/json."
     path = request.url.path
     status = 400 if path.startswith(OPENAI_PREFIX) else 422
     return _response(path, status, "malformed_request", sentence, place or None, errors=errors)

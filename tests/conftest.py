@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -52,17 +51,46 @@ def s3_store(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def prepared(tmp_path_factory) -> None:
+def prepared(tmp_path_factory, common) -> None:
     """Quiet libraries and short time-outs, as the command line sets them before the first MLflow import.
 
     What the command line stages and logs goes below this worker's folder: workers sweep what another one left.
     """
+    import mlflow_tables
+
     from genai_lifecycle.tracking.environment import prepare
 
     staging = tmp_path_factory.mktemp("staging")
     os.environ["LIFECYCLE_STAGING_DIR"] = str(staging)
     os.environ["LIFECYCLE_LOG_DIR"] = str(tmp_path_factory.mktemp("logs"))
     prepare(staging)
+    mlflow_tables.template = common / "tables.db"
+    if "mlflow" in sys.modules:
+        mlflow_tables.copy_from(mlflow_tables.template)
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory) -> Path:
+    """A folder of the whole run: what is there once serves every worker."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def made_once(common) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder of that name, made by the first worker that needs it; read only."""
+    from filelock import FileLock
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        with FileLock(common / f"{name}.lock"):
+            if not (common / name).exists():
+                part = common / f"{name}.part"
+                part.mkdir(exist_ok=True)
+                make(part)
+                part.rename(common / name)
+        return common / name
+
+    return folder
 
 
 @pytest.fixture
@@ -102,30 +130,32 @@ def make_cases(path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_gpt2(tmp_path_factory) -> Path:
+def tiny_gpt2(made_once) -> Path:
     """Folder of a real GPT-2 with one layer and random weights; read only."""
     from tiny_model import make_gpt2
 
-    return make_gpt2(tmp_path_factory.mktemp("models") / "tiny-gpt2")
+    return made_once("tiny-gpt2", make_gpt2)
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory) -> Path:
-    """MLflow's tables with nothing in them; to be copied, since MLflow takes seconds to make them."""
-    from genai_lifecycle.tracking.store import _make_database
+def lessons_gpt2(made_once) -> Path:
+    """Folder of the GPT-2 that was taught the answers of `tiny_model.LESSONS`; read only."""
+    from tiny_model import make_lessons_gpt2
 
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    _make_database(f"sqlite:///{file}")
-    return file
+    return made_once("lessons-gpt2", make_lessons_gpt2)
+
+
+@pytest.fixture(scope="session")
+def saved_tiny(tiny_gpt2, made_once) -> Path:
+    """`tiny_gpt2` as a served model, in a folder named `saved`; read only."""
+    return made_once("tiny-package", lambda base: saved_model(base, tiny_gpt2)) / "saved"
 
 
 @pytest.fixture
-def store(make_config, empty_database, tmp_path):
+def store(make_config):
     """An opened SQLite store of its own."""
     from genai_lifecycle.tracking.store import open_store
 
-    (tmp_path / "db").mkdir()
-    shutil.copyfile(empty_database, tmp_path / "db" / "mlflow.db")
     return open_store(make_config(tracking_uri=make_config().backend_store_uri))
 
 

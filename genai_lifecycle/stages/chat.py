@@ -1,6 +1,7 @@
 """Mode `chat`: a conversation at the terminal with a running server or with a registered version loaded here.
 
-Answers stream, earlier turns are kept. Through a pipe it takes one question a line and gives one answer a line.
+Answers stream, earlier turns are kept. Through a pipe it takes one question a line, each on its own, and gives one
+answer a line.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from genai_lifecycle.errors import ConfigError, LifecycleError, NotFound, Server
 from genai_lifecycle.prompts import references
 from genai_lifecycle.prompts.variables import VARIABLE, variables_of
 from genai_lifecycle.results import PromptRef
+from genai_lifecycle.running_server import KEY_HINT, new_client
 from genai_lifecycle.tracking import model_registry
 
-CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 120.0
 HELP = (
     "/reset forgets the earlier turns, /info says who answers, /prompt NAME, NAME@ALIAS or NAME/VERSION asks with a "
     "prompt of the registry, /prompt alone as before, /quit ends (so does Ctrl-D)."
@@ -45,16 +46,9 @@ class Partner(Protocol):
 class HttpPartner:
     """A running server, through its `/ask/stream`."""
 
-    def __init__(self, url: str, key: str | None, most_new_tokens: int):
-        import httpx
-
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+    def __init__(self, url: str, key: str, most_new_tokens: int):
+        self._client = new_client(url, key)
         self._most, self._prompt = most_new_tokens, {}
-        self._client = httpx.Client(
-            base_url=url.rstrip("/"),
-            headers=headers,
-            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-        )
 
     def stream(self, question: str, history: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         import httpx
@@ -97,8 +91,7 @@ class HttpPartner:
             detail = f"It answered {response.status_code}; it is not our server."
         if self._prompt and response.status_code in (400, 404, 409, 422):  # what is wrong is the prompt
             return NotFound(detail)
-        hint = "Set CHAT_API_KEY to one of the server's keys." if response.status_code == 401 else ""
-        return ServerFailed(detail, hint=hint)
+        return ServerFailed(detail, hint=KEY_HINT if response.status_code == 401 else "")
 
 
 _START_HINT = "Start one with --mode serve --start, or leave --url out to load the champion here."
@@ -148,7 +141,7 @@ class Session:
 
     partner: Partner
     write: Callable[[str], None]
-    for_a_person: bool  # else one question a line in, one answer a line out
+    for_a_person: bool  # else one question a line in, each on its own, one answer a line out
     history: list[str] = field(default_factory=list)
 
     def run(self, lines: Iterable[str]) -> None:
@@ -198,7 +191,8 @@ class Session:
             if not piece["delta"]:
                 answer = piece["answer"]
                 self._finish(piece, time.monotonic() - started)
-        self.history += [question, answer]
+        if self.for_a_person:
+            self.history += [question, answer]
 
     def _finish(self, whole: Mapping[str, Any], seconds: float) -> None:
         if not self.for_a_person:
@@ -210,8 +204,11 @@ class Session:
         self.write(f"\n  {tokens} tokens, first after {first:.2f} s, {seconds:.2f} s in all{end}\n\n")
 
 
-def open_partner(config: E2EConfig, key: str | None) -> Partner:
+def open_partner(config: E2EConfig, key: str = "") -> Partner:
     """The server at `--url`, or the version at `--model-uri` (default: the champion), loaded here.
+
+    Args:
+        key: one of the server's keys; "" for a server without.
 
     Raises:
         ConfigError: both were given.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +55,6 @@ def compare_server(config: E2EConfig, key: str = "") -> ServerComparison:
         answers = [server.token_ids(item["question"], item["max_new_tokens"]) for item in registered.golden]
     checks.append(golden_check(answers, registered.golden, told["engine"].get("name")))
     return ServerComparison(url=server.url, model_uri=version.uri, alias=alias, checks=tuple(checks))
-
-
-def first_key(env: Mapping[str, str] = os.environ) -> str:
-    """The first key of API_KEYS, the variable that gives the server its keys; "" where there is none."""
-    return env.get("API_KEYS", "").split(",")[0].strip()
 
 
 def _registered(config: E2EConfig, version: ModelVersion, alias: str | None, its_alias: str | None) -> Registered:

@@ -45,8 +45,12 @@ def deploy_model(
             folder, source, prompt,
             engine=engine, example_question=cases[0].question, max_new_tokens=config.max_new_tokens, metrics=metrics,
         )  # fmt: skip
-        files_sha256 = artifacts_sha256(folder, packaging.ARTIFACTS.values())
-    return _register(config, source, store, prompt, model_id, run_id, compute_s, files_sha256)
+        fingerprints = {
+            "weights_sha256": source.weights_sha256,
+            "artifacts_sha256": artifacts_sha256(folder, packaging.ARTIFACTS.values()),
+            "entry_sha256": artifacts_sha256(packaging.stored_entry(model_id, folder), packaging.ENTRY),
+        }
+    return _register(config, source, store, prompt, model_id, run_id, compute_s, fingerprints)
 
 
 def _prepare(
@@ -115,7 +119,7 @@ def _register(
     model_id: str,
     run_id: str,
     compute_s: float,
-    files_sha256: str,
+    fingerprints: Mapping[str, str],
 ) -> DeploymentResult:
     """Register first, then the alias: a run killed in between leaves a version that nobody is sent to."""
     tags = {
@@ -123,9 +127,7 @@ def _register(
         "run_id": run_id,
         "model": source.name,
         "model_revision": source.revision or "",
-        "weights_sha256": source.weights_sha256,
-        "artifacts_sha256": files_sha256,
-    }
+    } | fingerprints
     made = model_registry.register(config.registered_model_name, model_id, run_id, tags)
     model_registry.set_alias(made.name, model_registry.CANDIDATE, made.version)
     return DeploymentResult(

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from genai_lifecycle import machine
 from genai_lifecycle.commands import mode_command
-from genai_lifecycle.config import CHECKOUT, LOCAL_SERVER_PORT, E2EConfig
+from genai_lifecycle.config import CHECKOUT, LOCAL_SERVER_PORT, SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import LifecycleError
 from genai_lifecycle.results import Finding
 from genai_lifecycle.storage.address import S3Root, is_s3
 
-SERVER_PORT = 5001  # where --mode serve listens
 PYTHON = "3.11"  # what the requirements were resolved for
 LITTLE_BYTES, ENOUGH_BYTES = 200_000_000, 2_000_000_000  # a run cannot start below; a few runs need the other
 REQUIREMENTS = CHECKOUT / "requirements.txt"

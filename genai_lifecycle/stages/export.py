@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from genai_lifecycle import bundle, mlmodel
+from genai_lifecycle import bundle, mlmodel, packaging
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import BundleError, ExportDeclined
 from genai_lifecycle.fingerprint import artifacts_sha256, file_sha256
@@ -204,13 +204,17 @@ def _require_weights(model: Path, version: ModelVersion, who: str) -> None:
 
 
 def _require_artifacts(model: Path, version: ModelVersion, who: str) -> None:
-    """All that deploy laid out, code included; a version of before that was recorded has its weights checked only."""
-    registered, folder = version.tags.get("artifacts_sha256"), model / ARTIFACTS
-    if registered and artifacts_sha256(folder, [path.name for path in folder.iterdir()]) != registered:
-        raise BundleError(
-            f"The files in {ARTIFACTS}/ of {who[0].lower()}{who[1:]} are not those that were registered.",
-            hint=f"One was changed, added or lost in the artifact store. {_DEPLOY_AGAIN}",
-        )
+    """All that deploy laid out and all that runs; of a version older than these records the weights only."""
+    artifacts = model / ARTIFACTS
+    for tag, where, folder, names in (
+        ("artifacts_sha256", f"in {ARTIFACTS}/", artifacts, [path.name for path in artifacts.iterdir()]),
+        ("entry_sha256", " and ".join(packaging.ENTRY), model, packaging.ENTRY),
+    ):
+        if tag in version.tags and artifacts_sha256(folder, names) != version.tags[tag]:
+            raise BundleError(
+                f"The files {where} of {who[0].lower()}{who[1:]} are not those that were registered.",
+                hint=f"One was changed, added or lost in the artifact store. {_DEPLOY_AGAIN}",
+            )
 
 
 def _forget_the_machine(model: Path, version: ModelVersion) -> dict[str, str]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from genai_lifecycle.commands import mlflow, mode_command, python
-from genai_lifecycle.config import CHECKOUT, E2EConfig
+from genai_lifecycle.config import CHECKOUT, SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import PortTaken
 from genai_lifecycle.processes import (
     ServerProcess,
@@ -23,7 +23,6 @@ from genai_lifecycle.supervisor import supervise
 from genai_lifecycle.tracking import model_registry
 from genai_lifecycle.tracking.store import Store, without_password
 
-DEFAULT_PORT = 5001
 SERVER = CHECKOUT / "fastapi_server.py"
 READY_TIMEOUT_S = 600.0  # loading a model of a few hundred million parameters and answering its golden prompts
 GRACE_S = 60.0  # longer than the server's own grace period, so that it finishes what it has accepted
@@ -38,7 +37,7 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
     Raises:
         NotFound: nothing was deployed yet.
     """
-    model_uri, port = model_registry.best_uri(config.registered_model_name), config.port or DEFAULT_PORT
+    model_uri, port = model_registry.best_uri(config.registered_model_name), config.port or SERVER_PORT
     tracking = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(store.uri))}"
     if config.s3_endpoint_url:  # the keys come from where they come from now
         tracking = f"MLFLOW_S3_ENDPOINT_URL={shlex.quote(config.s3_endpoint_url)} {tracking}"
@@ -71,7 +70,7 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
         PortTaken: another program listens on the port.
         ServerFailed: it was never ready, or crashed too often.
     """
-    host, port = os.environ.get("HOST") or "127.0.0.1", config.port or DEFAULT_PORT
+    host, port = os.environ.get("HOST") or "127.0.0.1", config.port or SERVER_PORT
     environment = {
         "MLFLOW_TRACKING_URI": store.uri,
         "MLFLOW_REGISTRY_URI": store.uri,

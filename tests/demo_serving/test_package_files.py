@@ -13,8 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
-from conftest import REPO, free_port, saved_model
+from conftest import REPO, free_port
 
 PACKAGE = REPO / "demo_serving" / "package"
 SCRIPTS = ("build.sh", "run.sh", "test.sh")
@@ -245,10 +246,10 @@ def test_every_setting_of_the_env_file_is_passed_on_by_compose():
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory, tiny_gpt2):
+def served(tmp_path_factory, saved_tiny):
     """A bundle's folder with a tiny model, and its address: the server as a process of its own."""
     folder = tmp_path_factory.mktemp("served")
-    shutil.copytree(saved_model(folder / "work", tiny_gpt2), folder / "model")
+    shutil.copytree(saved_tiny, folder / "model")
     for name in ("test_bundle.py", "openapi.json"):
         shutil.copy(PACKAGE / name, folder)
     write_manifest(folder)
@@ -257,7 +258,7 @@ def served(tmp_path_factory, tiny_gpt2):
         "MLFLOW_MODEL_URI": str(folder / "model"), "MODEL_INFO_FILE": str(folder / "manifest.json"),
         "PORT": str(port), "API_KEYS": "a-key-of-this-test", "FEEDBACK_FILE": str(folder / "feedback.jsonl"),
     }  # fmt: skip
-    process = subprocess.Popen([sys.executable, "fastapi_server.py"], cwd=REPO, env=environment)
+    process = forked.Popen([sys.executable, "fastapi_server.py"], cwd=REPO, env=environment)
     try:
         wait_until_ready(port, process)
         yield folder, f"http://127.0.0.1:{port}"
@@ -266,7 +267,7 @@ def served(tmp_path_factory, tiny_gpt2):
         process.wait(60)
 
 
-def wait_until_ready(port: int, process: subprocess.Popen) -> None:
+def wait_until_ready(port: int, process: forked.Popen) -> None:
     deadline = time.monotonic() + 90
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -299,7 +300,7 @@ def test_a_true_bundle_passes(served):
 def changed(served: tuple[Path, str], tmp_path: Path, name: str, old: str, new: str):
     """The same server, asked with a folder in which one file says something else."""
     folder = tmp_path / "changed"
-    shutil.copytree(served[0], folder, ignore=shutil.ignore_patterns("work"))
+    shutil.copytree(served[0], folder)
     text = (folder / name).read_text("utf-8")
     assert re.search(old, text)
     (folder / name).write_text(re.sub(old, new, text, count=1), "utf-8")

@@ -219,7 +219,7 @@ def test_too_little_space(tmp_path, monkeypatch):
     bundle.require_space(tmp_path / "not" / "there", 29_000_000)
     with pytest.raises(BundleError) as error:
         bundle.require_space(tmp_path / "not" / "there", 31_000_000)
-    assert_told(error, f"Only 30 MB are free at {tmp_path}; the export needs 31 MB")
+    assert_told(error, f"Only 30 MB are free at {tmp_path}/not/there; the export needs 31 MB")
 
 
 # --- interrupted ----------------------------------------------------------------------------------

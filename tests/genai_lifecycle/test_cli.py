@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, make_cases
 
 from genai_lifecycle import cli
+from genai_lifecycle.results import Decision, ExperimentResult, Interval, PromptRef, Verdict
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def assert_told(result, code: int, sentence: str) -> None:
 def test_an_unknown_mode_or_flag(run):
     assert_told(run("--mode", "publish"), 2, "invalid choice: 'publish'")
     assert_told(run("--mode", "all", "--modell", "x"), 2, "--modell")
-    assert_told(run(), 2, "--mode")
+    assert_told(run(), 2, "Begin with --mode all")
     assert_told(run("--mode", "all", "--seed", "x"), 2, "invalid int value: 'x'")
 
 
@@ -130,6 +132,17 @@ def test_ctrl_c_has_the_exit_code_that_a_shell_expects(run, monkeypatch):
     monkeypatch.setitem(cli.MODES, "ui", (interrupted, ""))
     code, _, err = run("--mode", "ui")
     assert code == 130 and "Interrupted" in err
+
+
+def test_a_winner_that_the_gate_refuses_is_told_with_what_stays_and_the_gates_exit_code(run, monkeypatch):
+    winner, stays = PromptRef("qa-expert", 1, "{{question}}"), PromptRef("qa-simple", 2, "{{question}}")
+    decision = Decision(False, False, "on", False, ("token_f1 0.300 is below 0.5",))
+    verdict = Verdict("win", "qa-expert/1", "qa-simple/2", "token_f1", Interval(0.1, 0.05, 0.15))
+    result = ExperimentResult("r", (), verdict, winner, 4, 8, "none", 1.0, decision, stays)
+    monkeypatch.setattr(cli, "_opened", lambda config: SimpleNamespace(experiment=lambda: result))
+    code, out, err = run("--mode", "experiment")
+    assert out.endswith("  Gate: refused: token_f1 0.300 is below 0.5\n  qa-simple/2 is in production\n")
+    assert_told((code, out, err), 16, "The gate refused qa-expert/1: token_f1 0.300 is below 0.5.")
 
 
 def test_help_imports_nothing_heavy():

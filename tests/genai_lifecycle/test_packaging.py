@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
+import shlex
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
+import forked
 import pytest
 import requests
+from mlflow.pyfunc.scoring_server import get_cmd
 from tiny_model import make_taught_gpt2
 
 from genai_lifecycle import packaging
@@ -185,27 +185,24 @@ def test_the_package_refuses_bad_input_and_bad_parameters(alone):
 
 @pytest.fixture(scope="module")
 def address(saved, tmp_path_factory):
-    """`mlflow models serve` of the folder, ready."""
+    """What `mlflow models serve` starts for the folder, ready."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("serving")
-    command = ["mlflow", "models", "serve", "-m", str(saved), "-p", str(port), "--env-manager", "local"]
-    # MLflow starts `uvicorn` by its name, so the environment must be the active one.
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command, environment = get_cmd(str(saved), port, "127.0.0.1")
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )  # fmt: skip
+        server = forked.Popen(
+            [sys.executable, "-m", *shlex.split(command)], cwd=folder, env=environment, stdout=log, stderr=log
+        )
     try:
         wait_until_ready(f"http://127.0.0.1:{port}/ping", server, folder / "log")
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
-        with suppress(ProcessLookupError):  # it may have ended by itself
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait(10)
+        server.terminate()
+        server.wait(20)
 
 
-def wait_until_ready(url: str, server: subprocess.Popen, log: Path) -> None:
+def wait_until_ready(url: str, server: forked.Popen, log: Path) -> None:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and server.poll() is None:
         try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from conftest import free_port
+from listening import answering
 
 from genai_lifecycle.errors import ConfigError, ServerFailed
-from genai_lifecycle.running_server import TOLD, RunningServer
+from genai_lifecycle.running_server import TOLD, RunningServer, first_key
 
 INFO = {name: name for name in TOLD} | {"engine": {"name": "torch"}}
 OUR_PROBLEM = {"detail": "The model is loading.", "code": "not_ready"}
@@ -43,10 +43,8 @@ class Told(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def url():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Told)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with answering(Told) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +120,8 @@ def test_mlflows_own_sentence_is_passed_on(url, said):
 def test_what_cannot_be_an_address_or_a_key_is_refused(address, key):
     with pytest.raises(ConfigError, match="is no address, or the key is not plain ASCII"):
         RunningServer(address, key)
+
+
+def test_the_key_is_the_first_one_of_the_servers_variable():
+    assert first_key({"API_KEYS": " one-key , another "}) == "one-key"
+    assert first_key({}) == ""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import sys
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow_server
 import pytest
 from stand_in_server import free_port
 
-from genai_lifecycle.processes import ServerProcess, ask, new_log, wait_until_ready
 from genai_lifecycle.server_config import describe
 from genai_lifecycle.tracking.store import open_store
 
@@ -23,15 +21,11 @@ def printed_command(text: str) -> list[str]:
     return shlex.split(line)
 
 
-def test_the_printed_command_serves_the_same_store(make_config, tmp_path, monkeypatch):
+def test_the_printed_command_serves_the_same_store(make_config, tmp_path):
     config = make_config(port=free_port(), experiment_name="made-directly", data_dir=str(tmp_path / "with space"))
     open_store(replace(config, tracking_uri=config.backend_store_uri))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # saves the test nine processes
-    url = f"http://127.0.0.1:{config.port}"
-    assert url in describe(config)
-    with ServerProcess(printed_command(describe(config)), new_log(tmp_path, "log"), quick, 10.0) as server:
-        wait_until_ready(server, lambda: ask(f"{url}/health")[0] == 200, "the server", 120.0)
+    assert f"http://127.0.0.1:{config.port}" in describe(config)
+    with mlflow_server.running(printed_command(describe(config))[2:], tmp_path / "log") as url:
         assert "made-directly" in experiments(url)
         artifact_is_kept_below(Path(config.data_dir), url)
 
@@ -69,7 +63,7 @@ def test_the_default_port_is_the_one_that_every_mode_looks_at(make_config):
 
 
 @pytest.mark.s3
-def test_the_printed_command_keeps_artifacts_in_s3(make_config, tmp_path, monkeypatch, s3_store):
+def test_the_printed_command_keeps_artifacts_in_s3(make_config, tmp_path, s3_store):
     """Its environment is what is printed, and the keys; whoever goes through the server has none."""
     s3_store.client().create_bucket(Bucket="behind-a-server")
     config = make_config(
@@ -81,12 +75,8 @@ def test_the_printed_command_keeps_artifacts_in_s3(make_config, tmp_path, monkey
     assert s3_store.secret not in text and s3_store.key not in text
     printed = dict(line.removeprefix("  export ").split("=", 1) for line in text.splitlines() if "  export " in line)
     assert printed["MLFLOW_S3_ENDPOINT_URL"] == s3_store.url
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     keys = {"AWS_ACCESS_KEY_ID": s3_store.key, "AWS_SECRET_ACCESS_KEY": s3_store.secret}
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | keys | printed
-    url = f"http://127.0.0.1:{config.port}"
-    with ServerProcess(printed_command(text), new_log(tmp_path, "log"), environment, 10.0) as server:
-        wait_until_ready(server, lambda: ask(f"{url}/health")[0] == 200, "the server", 120.0)
+    with mlflow_server.running(printed_command(text)[2:], tmp_path / "log", keys | printed) as url:
         put(url, "x.txt", b"kept")
     assert s3_store.objects("behind-a-server") == {"team/x.txt": b"kept"}
 

@@ -9,7 +9,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import saved_model
 
 from genai_server.answerers import EngineAnswerer, ThreadAnswerer, answerer_of
 from genai_server.errors import BadQuestion, ModelFailed
@@ -26,8 +25,8 @@ class Pyfunc:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory, tiny_gpt2):
-    answerer = answerer_of(mlflow.pyfunc.load_model(str(saved_model(tmp_path_factory.mktemp("served"), tiny_gpt2))))
+def engine(saved_tiny):
+    answerer = answerer_of(mlflow.pyfunc.load_model(str(saved_tiny)))
     yield answerer
     answerer.close()
 

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from conftest import StandIn, saved_model
+from conftest import StandIn
 from fastapi.testclient import TestClient
 
 from genai_server import __version__
@@ -22,8 +22,8 @@ INFO = {"model": "m", "model_version": "7", "prompt": "qa-simple/3"}
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory, tiny_gpt2):
-    return saved_model(tmp_path_factory.mktemp("served"), tiny_gpt2)
+def model_folder(saved_tiny):
+    return saved_tiny
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-import uvicorn
-from conftest import saved_model
+from listening import listening
 
 from genai_server.app import create_app
 from genai_server.predictor import LoadedModel
@@ -33,10 +28,9 @@ KEY = "secret-key-1"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory, tiny_gpt2) -> Iterator[str]:
+def url(tmp_path_factory, saved_tiny) -> Iterator[str]:
     """A server with a real packaged model and a key, so that the admin routes are open to it."""
-    base = tmp_path_factory.mktemp("fuzz")
-    folder = saved_model(base, tiny_gpt2)
+    base, folder = tmp_path_factory.mktemp("fuzz"), saved_tiny
     loaded: list[LoadedModel] = []
 
     def load(uri: str, tracking_uri: str | None) -> LoadedModel:
@@ -49,18 +43,8 @@ def url(tmp_path_factory, tiny_gpt2) -> Iterator[str]:
     settings = ServerSettings(
         model_uri=str(folder), api_keys=(KEY,), request_timeout_s=0.3, feedback_file=str(base / "feedback.jsonl")
     )
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, load), log_level="warning"))
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    deadline = time.monotonic() + 120
-    while not (server.started and httpx.get(f"{url}/readyz").status_code == 200):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield url
-    server.should_exit = True
-    thread.join(20)
+    with listening(create_app(settings, load)) as url:
+        yield url
 
 
 def test_every_answer_is_one_that_the_document_names(url, tmp_path):

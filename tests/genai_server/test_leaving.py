@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
-import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
-import uvicorn
 from conftest import saved_model
+from listening import listening, measured
+from stand_in_server import wait_until
 from tiny_model import make_gpt2
 
 from genai_server.app import create_app
@@ -89,28 +88,8 @@ def url(tmp_path_factory) -> Iterator[str]:
     base = tmp_path_factory.mktemp("leaving")
     folder = saved_model(base, make_gpt2(base / "gpt2", positions=2048))
     app = create_app(ServerSettings(model_uri=str(folder), queue_limit=1))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    wait_until(lambda: server.started and httpx.get(f"{url}/health/ready").status_code == 200)
-    yield url
-    server.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
-
-
-def wait_until(is_so, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came so far"
-        time.sleep(0.02)
-
-
-def measured(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
+    with listening(app) as url:
+        yield url
 
 
 @pytest.mark.parametrize("path", BODIES)

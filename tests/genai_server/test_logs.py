@@ -8,7 +8,6 @@ import logging
 import re
 
 import pytest
-from conftest import saved_model
 from fastapi.testclient import TestClient
 from mlflow.exceptions import MlflowException
 
@@ -69,10 +68,10 @@ def test_the_level_holds_and_libraries_are_quieter(root, capsys):
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory, tiny_gpt2):
+def client(tmp_path_factory, saved_tiny):
     base = tmp_path_factory.mktemp("logs")
     settings = ServerSettings(
-        model_uri=str(saved_model(base, tiny_gpt2)), api_keys=(KEY,), feedback_file=str(base / "feedback.jsonl"),
+        model_uri=str(saved_tiny), api_keys=(KEY,), feedback_file=str(base / "feedback.jsonl"),
         max_body_bytes=10_000,
     )  # fmt: skip
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import openai
 import pytest
-import uvicorn
-from conftest import StandIn, free_port, saved_model
+from conftest import StandIn, saved_model
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI
 from langchain_openai import OpenAI as LangChainText
+from listening import listening
 from mlflow.exceptions import MlflowException
-from tiny_model import LESSONS, make_lessons_gpt2, rendered
+from tiny_model import LESSONS, rendered
 
 from genai_server.app import create_app
 from genai_server.predictor import LoadedModel
@@ -29,37 +27,9 @@ COUNT = LESSONS["Count."]
 KEY = "a-key-of-some-length"
 
 
-@contextmanager
-def listening(app) -> Iterator[str]:
-    """The address of the app on a uvicorn server of its own, once its model is ready."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until_ready(f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-
-
-def wait_until_ready(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/health/ready").is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    pytest.fail(f"{url} was not ready in time")
-
-
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model = saved_model(folder, make_lessons_gpt2(folder / "gpt2"))
+def url(tmp_path_factory, lessons_gpt2):
+    model = saved_model(tmp_path_factory.mktemp("model"), lessons_gpt2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THREADS", "1")
         with listening(create_app(ServerSettings(model_uri=str(model)))) as url:

@@ -136,6 +136,13 @@ def test_too_large_a_body(client, path, by_length):
     check(path, response, 413, ("invalid_request_error", "request_too_large"), "BAD_REQUEST", "request_too_large")
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])  # the other: curl
+@pytest.mark.parametrize("content", [b"", b"not json", b"[]", b"null"])
+def test_a_body_that_is_no_object_says_what_to_send(client, content, kind):
+    detail = client.post("/ask", content=content, headers={"content-type": kind}).json()["detail"]
+    assert detail == "The body is no JSON object. Send one, with the header Content-Type: application/json."
+
+
 @pytest.mark.parametrize("content", [b"", b"not json", b"[]", b"null", b'{"question": 5}'])
 def test_a_malformed_body(client, content):
     json_type = {"content-type": "application/json"}

@@ -6,17 +6,16 @@ import asyncio
 
 import mlflow
 import pytest
-from conftest import saved_model
 from mlflow.exceptions import MlflowException
 
 from genai_server.registry import load_from_mlflow
 
 
 @pytest.fixture(scope="module")
-def registered(tmp_path_factory, tiny_gpt2):
+def registered(tmp_path_factory, saved_tiny):
     """(address of a SQLite registry with version 1 as @champion, and the folder it was registered from)."""
     base = tmp_path_factory.mktemp("registry")
-    folder, uri = saved_model(base, tiny_gpt2), f"sqlite:///{base / 'mlflow.db'}"
+    folder, uri = saved_tiny, f"sqlite:///{base / 'mlflow.db'}"
     client = mlflow.MlflowClient(uri, uri)
     client.create_registered_model("tiny")
     for version in ("1", "2"):

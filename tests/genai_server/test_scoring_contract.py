@@ -8,26 +8,27 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
-import subprocess
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
+import forked
 import pandas as pd
 import pytest
 import requests
 from conftest import REPO, StandIn, free_port, saved_model
 from fastapi.testclient import TestClient
+from mlflow.pyfunc.scoring_server import get_cmd
 from mlflow.types.schema import ParamSchema, ParamSpec
-from tiny_model import LESSONS, make_lessons_gpt2
+from tiny_model import LESSONS
 
 from genai_server.answerers import Scoring
 from genai_server.app import create_app
-from genai_server.metrics import Metrics
 from genai_server.predictor import LoadedModel
 from genai_server.routes.scoring import _Scored
 from genai_server.settings import ServerSettings
@@ -181,16 +182,17 @@ WITH_A_STACK_TRACE = {
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory):
+def servers(tmp_path_factory, lessons_gpt2):
     """Addresses of MLflow's server and of ours, both ready."""
     folder = tmp_path_factory.mktemp("contract")
-    model = saved_model(folder, make_lessons_gpt2(folder / "gpt2"))
+    model = saved_model(folder, lessons_gpt2)
     theirs, ours = free_port(), free_port()
-    serve = ["mlflow", "models", "serve", "-m", str(model), "-p", str(theirs), "--env-manager", "local"]
+    command, environment = get_cmd(str(model), theirs, "127.0.0.1")  # what `mlflow models serve` starts
+    serve = [sys.executable, "-m", *shlex.split(command)]
     settings = {"MLFLOW_MODEL_URI": str(model), "PORT": str(ours), "FEEDBACK_FILE": str(folder / "feedback")}
     with (
-        running(serve, folder, {}) as log,
-        running([sys.executable, str(REPO / "fastapi_server.py")], folder, settings) as our_log,
+        running(serve, folder / "theirs.log", environment) as log,
+        running([sys.executable, str(REPO / "fastapi_server.py")], folder / "ours.log", settings) as our_log,
     ):
         addresses = f"http://127.0.0.1:{theirs}", f"http://127.0.0.1:{ours}"
         for address, path in zip(addresses, (log, our_log), strict=True):
@@ -199,21 +201,15 @@ def servers(tmp_path_factory):
 
 
 @contextmanager
-def running(command: list[str], folder: Path, settings: dict[str, str]) -> Iterator[Path]:
-    """A process and all that it starts, until the end of the block; yields its log."""
-    # MLflow starts `uvicorn` by its name, and writes sets of names into its messages: same hashes, same order.
-    environment = os.environ | settings | {"PYTHONHASHSEED": "0", "THREADS": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    path = folder / f"{Path(command[0]).name}.log"
-    with path.open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )  # fmt: skip
+def running(command: list[str], log: Path, settings: Mapping[str, str]) -> Iterator[Path]:
+    """A process until the end of the block; yields its log."""
+    environment = os.environ | settings | {"THREADS": "1"}
+    with log.open("w") as output:
+        process = forked.Popen(command, cwd=log.parent, env=environment, stdout=output, stderr=output)
     try:
-        yield path
+        yield log
     finally:
-        with suppress(ProcessLookupError):  # it may have ended by itself
-            os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()
         process.wait(20)
 
 
@@ -359,7 +355,7 @@ class Pyfunc:
     ],
 )
 def test_the_servers_deadline_holds_where_it_is_the_shorter_one(given, meant):
-    metrics = Metrics(lambda: "m", lambda: None)
-    assert _Scored(Scoring(Pyfunc("timeout_s")), 5.0, metrics).predict(None, given) == meant
-    assert _Scored(Scoring(Pyfunc("seed")), 5.0, metrics).predict(None, given) == given
-    assert _Scored(Scoring(Pyfunc()), 5.0, metrics).predict(None, given) == given
+    told = Mock()
+    assert _Scored(Scoring(Pyfunc("timeout_s")), 5.0, told).predict(None, given) == meant
+    assert _Scored(Scoring(Pyfunc("seed")), 5.0, told).predict(None, given) == given
+    assert _Scored(Scoring(Pyfunc()), 5.0, told).predict(None, given) == given

@@ -72,6 +72,18 @@ def test_no_route_but_the_open_ones_answers_without_a_key(client):
     assert OPEN_PATHS <= paths
 
 
+def test_a_page_of_an_allowed_origin_may_use_every_method_that_a_route_has():
+    """A browser asks before each PUT and DELETE whether it may, and without a key."""
+    origin = "https://a.example"
+    with TestClient(app_of(api_keys=KEYS, cors_origins=(origin,))) as client:
+        walked = {(method, path) for method, path in every_route(client.app) if method not in ("HEAD", "OPTIONS")}
+        assert {"PUT", "DELETE"} <= {method for method, _ in walked}
+        for method, path in walked:
+            asked = {"origin": origin, "access-control-request-method": method,
+                     "access-control-request-headers": "authorization,content-type"}  # fmt: skip
+            assert client.options(path, headers=asked).status_code == 200, (method, path)
+
+
 def test_the_webhook_is_signed_and_the_only_route_that_a_secret_adds():
     settings = {"api_keys": KEYS, "webhook_secret": "the-webhooks-secret", "model_uri": "models:/m@champion"}
     app, without = app_of(**settings), app_of(**settings | {"webhook_secret": ""})

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import REPO, free_port
 
@@ -124,6 +125,7 @@ def test_the_process_ends_with_one_sentence_and_not_a_traceback():
 
 
 def test_a_model_that_is_not_there_ends_the_process(tmp_path):
-    missing = start(PORT=str(free_port()), MLFLOW_MODEL_URI=str(tmp_path / "nowhere"))
+    environment = os.environ | {"PORT": str(free_port()), "MLFLOW_MODEL_URI": str(tmp_path / "nowhere")}
+    missing = forked.run([sys.executable, "fastapi_server.py"], cwd=REPO, env=environment)
     assert missing.returncode == 4, missing.stderr
     assert "Error: " in missing.stderr and "Traceback" not in missing.stderr

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
+import mlflow_server
 import pytest
-import uvicorn
 from conftest import StandIn, free_port
 from fastapi.testclient import TestClient
+from listening import listening
 from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.webhooks.delivery import _generate_hmac_signature
+from stand_in_server import wait_until
 
 from genai_server.answerers import ThreadAnswerer
 from genai_server.app import create_app
@@ -184,13 +181,6 @@ def client(registry):
         yield client
 
 
-def wait_until(is_so, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came so far"
-        time.sleep(0.02)
-
-
 def send(client: TestClient, body: bytes, **signing) -> httpx.Response:
     return client.post(PATH, content=body, headers=signed(body, at=time.time(), **signing))
 
@@ -250,40 +240,23 @@ class Pyfunc:
 
 
 @pytest.fixture(scope="module")
-def mlflow_server(tmp_path_factory) -> Iterator[str]:
+def mlflow_url(tmp_path_factory) -> Iterator[str]:
     """One that may reach addresses of this machine, which it refuses by default."""
-    base, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    environment = os.environ | {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
+    base = tmp_path_factory.mktemp("mlflow")
+    environment = {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
     environment["MLFLOW_WEBHOOK_CACHE_TTL"] = "0"  # else it does not know a new webhook for a minute
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{base / 'mlflow.db'}",
-        "--artifacts-destination", str(base / "artifacts"), "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1",
+    flags = [
+        "--backend-store-uri", f"sqlite:///{base / 'mlflow.db'}", "--artifacts-destination", str(base / "artifacts"),
+        "--host", "127.0.0.1", "--port", str(free_port()), "--workers", "1",
     ]  # fmt: skip
-    log = (base / "log").open("wb")
-    server = subprocess.Popen(command, env=environment, cwd=base, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: answers(url) or server.poll() is not None, 300)
-        assert server.poll() is None, Path(log.name).read_text()[-2000:]
+    with mlflow_server.running(flags, base / "log", environment) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.fixture
-def served(mlflow_server) -> Iterator[tuple[str, MlflowClient]]:
+def served(mlflow_url) -> Iterator[tuple[str, MlflowClient]]:
     """Our server, following the alias in that MLflow; only the loading of the weights is left out."""
-    store = MlflowClient(mlflow_server, mlflow_server)
+    store = MlflowClient(mlflow_url, mlflow_url)
     store.create_registered_model("m")
     for _ in range(2):
         store.create_model_version("m", "s3://nowhere/m")
@@ -294,16 +267,9 @@ def served(mlflow_server) -> Iterator[tuple[str, MlflowClient]]:
         info = {"model": "m", "model_uri": uri, "model_version": str(found.version), "prompt": ""}
         return LoadedModel(ThreadAnswerer(Pyfunc()), info)
 
-    port = free_port()
     settings = ServerSettings(model_uri="models:/m@champion", webhook_secret=SECRET, api_keys=(KEY,))
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, load), port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: server.started and httpx.get(f"{url}/readyz").status_code == 200)
-    yield url, store
-    server.should_exit = True
-    thread.join(20)
+    with listening(create_app(settings, load)) as url:
+        yield url, store
 
 
 def test_an_alias_that_moves_in_mlflow_moves_the_server(served):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import forked
+import mlflow_server
 import pytest
 from cli_process import run_cli
 from conftest import REPO, free_port, make_cases
@@ -49,7 +53,8 @@ def finished(base):
     """The whole life with the bundled model, in a home that was empty before."""
     home = base / "home"
     home.mkdir()
-    done = run_as_typed(arguments("all", base), HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
+    # CI is left out: libraries that report to their makers keep still where it is set.
+    done = run_as_typed(arguments("all", base), HOME=str(home), XDG_CACHE_HOME=str(home / "cache"), CI="")
     assert done.returncode == 0, done.stderr
     return done
 
@@ -107,20 +112,9 @@ def test_the_champion_answers_in_a_process_that_knows_nothing_of_us(finished, ba
         "assert not [name for name in sys.modules if name.startswith(('genai_', 'served_model'))]\n"
     )
     uri = f"sqlite:///{base / 'mlflow.db'}"
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code, uri], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = forked.run([sys.executable, "-I", "-c", code, uri], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "overfitting" in done.stdout.lower()
-
-
-def test_a_second_experiment_makes_no_new_prompt_versions(finished, base, tiny_gpt2):
-    cases = make_cases(base / "cases.jsonl")
-    done = run_cli(arguments("experiment", base, "--model", str(tiny_gpt2), "--cases", str(cases)), base)
-    assert done.returncode == 0, done.stderr
-    mlflow = connect(f"sqlite:///{base / 'mlflow.db'}")
-    latest = [mlflow.genai.load_prompt(f"prompts:/{name}@latest", cache_ttl_seconds=0) for name in TEMPLATES]
-    assert [prompt.version for prompt in latest] == [1, 1, 1, 1]
 
 
 def test_the_run_is_described_for_programs_too(finished):
@@ -129,39 +123,116 @@ def test_the_run_is_described_for_programs_too(finished):
     assert result["export"]["version"] == "1" and result["export_declined"] == ""
 
 
-def test_a_hub_name_from_the_local_cache_goes_through_the_whole_life(tmp_path, tiny_gpt2):
-    lay_out_as_hub(tmp_path / "huggingface" / "hub", "microsoft/DialoGPT-small", make_dialogpt(tmp_path / "source"))
-    cases = str(make_cases(tmp_path / "cases.jsonl"))
-    flags = ("--model", "microsoft/DialoGPT-small", "--cases", cases)
-    done = run_as_typed(arguments("all", tmp_path, *flags), HF_HOME=str(tmp_path / "huggingface"))
-    assert done.returncode == 0, done.stderr
-    assert "Model      microsoft/DialoGPT-small (Hub, revision 0123456789ab, dialogue turns" in done.stdout
-    assert "champion is version 1" in done.stdout
+WORSE = "{{question}}\nQuestion: What is Docker?\nAnswer:"  # whatever is asked, it answers this
+
+
+@contextmanager
+def serving(base: Path, refresh_s: float):
+    """fastapi_server.py on the champion, starting; yields its address."""
+    url = f"http://127.0.0.1:{free_port()}"
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{base / 'mlflow.db'}", "PORT": url.rpartition(":")[2], "HOME": str(base),
+        "PROMPT_REFRESH_S": str(refresh_s), "PROMPT_FILE": str(base / "prompt.json"), "THREADS": "1",
+        "FEEDBACK_FILE": str(base / "feedback.jsonl"),
+    }  # fmt: skip
+    with (base / "server.log").open("w") as output:
+        command = [sys.executable, "fastapi_server.py"]
+        process = forked.Popen(command, cwd=REPO, env=environment, stdout=output, stderr=output)
+    try:
+        yield url
+    finally:
+        process.terminate()
+        process.wait(40)
+
+
+def follows(url: str, prompt: str) -> bool:
+    """Whether answers are soon made with it: within the refresh time, or later where this machine is busy."""
+    body = json.dumps({"question": "What is overfitting?", "max_new_tokens": 4}).encode()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        asked = urllib.request.Request(f"{url}/ask", body, {"content-type": "application/json"})
+        with suppress(OSError), urllib.request.urlopen(asked, timeout=60) as answer:  # refused while it starts
+            if json.load(answer)["prompt"] == prompt:
+                return True
+        time.sleep(0.2)
+    return False
+
+
+def test_a_worse_prompt_is_refused_a_better_one_promoted_and_a_server_follows_the_rollback(finished, base):
+    def run(mode: str, *flags: str, code: int = 0) -> str:
+        done = run_cli(arguments(mode, base, *flags))
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    corpus = (REPO / "bundled_model" / "corpus" / "cases.jsonl").read_text("utf-8").splitlines()
+    cases = base / "answered.jsonl"
+    cases.write_text("\n".join([line for line in corpus if "I don't know" not in line][:10]), "utf-8")
+    stored = json.loads(run("prompts", "list", "--json"))["prompts"]
+    (prompt,) = (item for item in stored if "production" in item["aliases"])
+    name, good, worse = prompt["name"], prompt["aliases"]["production"], prompt["latest"] + 1
+    alias = ("alias", "--name", name, "--alias", "production", "--version")
+
+    run("prompts", "update", "--name", name, "--template", WORSE)
+    said = run("evaluate", "--prompt", f"{name}@production", "--prompt", f"{name}/{worse}", "--cases", str(cases))
+    assert f"win: {name}/{good} beats {name}/{worse}" in said
+    refused = run("prompts", *alias, str(worse), code=16)
+    assert f"{name}/{worse} does not go into production: worse than {name}/{good}" in refused
+    with serving(base, refresh_s=0.5) as url:
+        assert follows(url, f"{name}/{good}")
+        run("prompts", *alias, str(worse), "--force")
+        assert follows(url, f"{name}/{worse}")
+        assert f"better than {name}/{worse}" in run("prompts", *alias, str(good))
+        assert follows(url, f"{name}/{good}")
+        run("rollback", "--prompt", name)
+        assert follows(url, f"{name}/{worse}")
 
 
 @pytest.fixture(scope="module")
-def mlflow_server(tmp_path_factory):
+def server_url(tmp_path_factory):
     """A real MLflow server on another port, with artifacts behind it."""
-    from genai_lifecycle.processes import ServerProcess, ask, wait_until_ready
-
-    base, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    base = tmp_path_factory.mktemp("server")
+    flags = [
+        "--host", "127.0.0.1", "--port", str(free_port()), "--workers", "1",
         "--backend-store-uri", f"sqlite:///{base / 'mlflow.db'}", "--artifacts-destination", str(base / "artifacts"),
     ]  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with ServerProcess(command, base / "log", quiet, grace_s=5) as server:
-        wait_until_ready(server, lambda: ask(f"{url}/version")[0] == 200, "MLflow", timeout_s=90)
+    with mlflow_server.running(flags, base / "log") as url:
         yield url
 
 
-def test_the_same_life_against_an_mlflow_server(mlflow_server, tmp_path, tiny_gpt2):
-    cases = str(make_cases(tmp_path / "cases.jsonl"))
-    flags = ("--model", str(tiny_gpt2), "--turn-format", "dialogue", "--cases", cases)
-    done = run_cli(arguments("all", tmp_path, *flags, uri=mlflow_server), tmp_path)
+@pytest.fixture(scope="module")
+def hub_life(server_url, tmp_path_factory):
+    """The whole life of a model by its Hub name, in the local cache, on that server: (folder, cases, process)."""
+    base = tmp_path_factory.mktemp("hub")
+    hub = base / "huggingface" / "hub"
+    lay_out_as_hub(hub, "microsoft/DialoGPT-small", make_dialogpt(base / "source"))
+    cases = str(make_cases(base / "cases.jsonl"))
+    flags = ("--model", "microsoft/DialoGPT-small", "--cases", cases, "--precision", "fp32")
+    done = run_cli(arguments("all", base, *flags, uri=server_url), HOME=str(base), HF_HOME=str(hub.parent))
     assert done.returncode == 0, done.stderr
-    assert f"Tracking   {mlflow_server} (as named)" in done.stdout
-    assert "dialogue turns" in done.stdout and "champion is version 1" in done.stdout
-    assert not (tmp_path / "artifacts").exists(), "the server keeps the artifacts"
-    shutil.rmtree(tmp_path / "artifacts", ignore_errors=True)
+    return base, cases, done
+
+
+def test_a_hub_name_from_the_local_cache_goes_through_the_same_life_on_an_mlflow_server(server_url, hub_life):
+    base, _, done = hub_life
+    assert "Model      microsoft/DialoGPT-small (Hub, revision 0123456789ab, dialogue turns" in done.stdout
+    assert f"Tracking   {server_url} (as named)" in done.stdout
+    assert "champion is version 1" in done.stdout
+    assert not (base / "artifacts").exists(), "the server keeps the artifacts"
+
+
+def test_an_evaluation_on_an_mlflow_server_keeps_every_row(server_url, hub_life):
+    base, cases, _ = hub_life
+    prompts = ("--prompt", "qa-simple/1", "--prompt", "qa-expert/1")
+    done = run_cli(arguments("evaluate", base, "--cases", cases, *prompts, uri=server_url))
+    assert done.returncode == 0, done.stderr
+    assert "Evaluation  3 cases, 2 prompts, 6 rows" in done.stdout
+    mlflow = connect(server_url)
+    for name in ("qa-simple", "qa-expert"):
+        place = [mlflow.get_experiment_by_name(f"{name}-eval").experiment_id]
+        (run,) = mlflow.search_runs(place, output_format="list")
+        found = mlflow.search_traces(locations=place, run_id=run.info.run_id, return_type="list")
+        assert len(found) == 3 and {"token_f1", "rouge_l", "expected_response"} <= {
+            assessment.name for assessment in found[0].info.assessments
+        }
+        scores = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/scores.json")
+        assert len(scores["scores"]["token_f1"]) == 3

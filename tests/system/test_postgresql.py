@@ -47,7 +47,7 @@ class Life:
             "--model", str(self.model), "--cases", str(self.cases), "--output-dir", str(self.base / "bundle"),
             "--max-new-tokens", "8",
         ]  # fmt: skip
-        done = run_cli([*flags, *more], self.base, MLFLOW_TRACKING_URI=self.uri)
+        done = run_cli([*flags, *more], MLFLOW_TRACKING_URI=self.uri)
         self.said += done.stdout + done.stderr
         return done
 
@@ -187,7 +187,7 @@ def test_a_user_who_may_make_no_tables(server, make_config):
 
 def test_the_command_ends_with_its_own_code_and_without_a_traceback(server, tmp_path):
     uri = server.uri("no_such_database")
-    done = run_cli(["--mode", "deploy", "--data-dir", str(tmp_path / "a")], tmp_path, MLFLOW_TRACKING_URI=uri)
+    done = run_cli(["--mode", "deploy", "--data-dir", str(tmp_path / "a")], MLFLOW_TRACKING_URI=uri)
     assert done.returncode == 3 and "has no such database" in done.stderr and "createdb" in done.stderr
     assert "Traceback" not in done.stderr and server.password not in done.stderr
 

@@ -113,7 +113,8 @@ def test_the_keys_are_nowhere(finished, life):
     secret = life.store.secret.encode()
     assert secret.decode() not in finished.stdout + finished.stderr
     kept = [path.read_bytes() for path in life.base.rglob("*") if path.is_file()]
-    kept += [Path(os.environ["LIFECYCLE_STAGING_DIR"], "last_run.json").read_bytes(), *life.store.objects(BUCKET).values()]
+    kept.append(Path(os.environ["LIFECYCLE_STAGING_DIR"], "last_run.json").read_bytes())
+    kept += life.store.objects(BUCKET).values()
     assert not [content[:100] for content in kept if secret in content]
 
 

@@ -1,7 +1,10 @@
-"""One life on a SQLite store of its own, shared by the tests of the stages: its experiment and its deployment."""
+"""A life on a SQLite store of its own for each file of tests, with its first experiment and its first version."""
 
 from __future__ import annotations
 
+import json
+import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +16,11 @@ from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.model_source import ModelSource, weights_sha256
 from genai_lifecycle.prompts.templates import TEMPLATES
 from genai_lifecycle.results import DeploymentResult, ExperimentResult
+from genai_lifecycle.tracking import locations
 from genai_lifecycle.tracking.store import Store, open_store
 
 TAUGHT = "qa-expert"  # the prompt after which the model knows the answers
+RESULTS = "results.pickle"
 CASES = {
     "What is overfitting?": "Overfitting is learning the data too closely.",
     "What is MLflow?": "MLflow is an open platform for machine learning.",
@@ -36,8 +41,6 @@ class Life:
 
 def make_life(base: Path, model: Path) -> Life:
     """A new store below `base`, opened."""
-    import json
-
     base.mkdir(parents=True, exist_ok=True)
     cases = base / "cases.jsonl"
     cases.write_text("".join(json.dumps({"question": q, "reference": a}) + "\n" for q, a in CASES.items()), "utf-8")
@@ -51,38 +54,57 @@ def make_life(base: Path, model: Path) -> Life:
 
 
 @pytest.fixture(scope="session")
-def taught_model(tmp_path_factory) -> Path:
+def taught_model(made_once) -> Path:
     lessons = {TEMPLATES[TAUGHT].replace("{{question}}", question): f" {answer}" for question, answer in CASES.items()}
-    return make_taught_gpt2(tmp_path_factory.mktemp("taught") / "model", lessons)
+    return made_once("taught", lambda folder: make_taught_gpt2(folder, lessons))
 
 
 @pytest.fixture(scope="session")
-def shared_life(taught_model, tmp_path_factory) -> Life:
-    return make_life(tmp_path_factory.mktemp("life"), taught_model)
+def first_life(taught_model, made_once) -> Path:
+    """A life with its first experiment and its first version; every file of tests works on a copy."""
+    return made_once("life", lambda base: _begin(make_life(base, taught_model)))
 
 
-@pytest.fixture(scope="session")
-def experimented(shared_life) -> ExperimentResult:
-    """The life's first experiment."""
+def _begin(life: Life) -> None:
+    from genai_lifecycle.stages.deploy import deploy_model
     from genai_lifecycle.stages.experiment import run_experiment
 
-    open_store(shared_life.config)
-    return run_experiment(shared_life.config, shared_life.source, shared_life.store)
-
-
-@pytest.fixture(scope="session")
-def deployed(shared_life, experimented) -> DeploymentResult:
-    """The life's first version."""
-    from genai_lifecycle.stages.deploy import deploy_model
-
-    open_store(shared_life.config)
+    experimented = run_experiment(life.config, life.source, life.store)
     metrics = experimented.scores[0].metrics
-    return deploy_model(shared_life.config, shared_life.source, shared_life.store, experimented.winner, metrics)
+    deployed = deploy_model(life.config, life.source, life.store, experimented.winner, metrics)
+    results = Path(life.config.data_dir).with_name(RESULTS)
+    results.write_bytes(pickle.dumps((life.config.data_dir, experimented, deployed)))
+
+
+@pytest.fixture(scope="module")
+def shared_life(taught_model, first_life, tmp_path_factory) -> Life:
+    base = tmp_path_factory.mktemp("life") / "copy"
+    shutil.copytree(first_life, base)
+    old, new = _results(first_life)[0], str(base / "artifacts")
+    with locations.opened(f"sqlite:///{base / 'db' / 'mlflow.db'}") as database:
+        database.rewrite(locations.prefixes(old, new))
+    return make_life(base, taught_model)
+
+
+def _results(base: Path) -> tuple[str, ExperimentResult, DeploymentResult]:
+    return pickle.loads((base / RESULTS).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def experimented(first_life) -> ExperimentResult:
+    """The life's first experiment."""
+    return _results(first_life)[1]
+
+
+@pytest.fixture(scope="module")
+def deployed(first_life) -> DeploymentResult:
+    """The life's first version."""
+    return _results(first_life)[2]
 
 
 @pytest.fixture
 def life(shared_life) -> Life:
-    """The shared life, with MLflow pointed at it (another test may have pointed it elsewhere)."""
+    """The file's life, with MLflow pointed at it (another test may have pointed it elsewhere)."""
     open_store(shared_life.config)
     return shared_life
 

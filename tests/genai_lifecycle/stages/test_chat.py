@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
-from conftest import saved_model
+from listening import answering
 
 from genai_lifecycle.errors import ConfigError, ServerFailed
 from genai_lifecycle.prompts import registry
@@ -50,10 +49,8 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def url():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with answering(Server) as url:
+        yield url
 
 
 def said(partner, lines, for_a_person=True) -> str:
@@ -62,7 +59,8 @@ def said(partner, lines, for_a_person=True) -> str:
     return "".join(written)
 
 
-def test_answers_stream_with_a_line_of_timing(url):
+def test_answers_stream_with_a_line_of_timing(url, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # for other hosts than the one that is named
     text = said(HttpPartner(url, "a-good-key", 8), ["What is it?\n"])
     assert text.startswith("What" + "is" + "it?" + "after" + "0\n  3 tokens, first after 0.10 s, ")
     assert "ended by length" in text
@@ -70,8 +68,14 @@ def test_answers_stream_with_a_line_of_timing(url):
 
 def test_earlier_turns_are_kept_until_they_are_reset(url):
     lines = ["one", "two", "/reset", "three", "/quit", "never asked"]
-    answers = said(HttpPartner(url, "a-good-key", 8), lines, for_a_person=False).splitlines()
-    assert answers == ["one after 0", "two after 2", "The earlier turns are forgotten.", "three after 0"]
+    text = said(HttpPartner(url, "a-good-key", 8), lines)
+    told = [line for line in text.splitlines() if line and not line.startswith("  ")]  # without the timings
+    assert told == ["oneafter0", "twoafter2", "The earlier turns are forgotten.", "threeafter0"]
+
+
+def test_through_a_pipe_each_line_is_a_question_of_its_own(url):
+    answers = said(HttpPartner(url, "a-good-key", 8), ["one", "two"], for_a_person=False).splitlines()
+    assert answers == ["one after 0", "two after 0"]
 
 
 def test_a_prompt_is_named_and_the_earlier_turns_go(url):
@@ -92,10 +96,10 @@ def test_a_prompt_that_is_not_there_is_told_and_the_chat_goes_on(url, name):
     assert text.splitlines()[-1].startswith("two after ") and "missing" not in text.splitlines()[-1]
 
 
-def test_a_loaded_version_answers_with_a_prompt_of_the_registry(store, tiny_gpt2, tmp_path):
+def test_a_loaded_version_answers_with_a_prompt_of_the_registry(store, saved_tiny):
     for name, template in (("short", "Q: {{question}} A:"), ("two", "{{question}} {{context}}")):
         registry.register(name, template, "test", {})
-    partner = LoadedPartner(str(saved_model(tmp_path, tiny_gpt2)), 8)
+    partner = LoadedPartner(str(saved_tiny), 8)
     packaged = partner._model.unwrap_python_model().model
     expected = [*packaged.stream("Q: one A:", {"max_new_tokens": 8}, is_rendered=True)][-1]["answer"]
     own, other, refused, missing = (
@@ -116,18 +120,18 @@ def test_who_answers_and_help(url):
 
 def test_a_refusal_and_a_broken_stream_are_one_sentence(url):
     with pytest.raises(ServerFailed, match="needs a key") as refused:
-        said(HttpPartner(url, None, 8), ["one"])
-    assert "CHAT_API_KEY" in refused.value.hint
+        said(HttpPartner(url, "", 8), ["one"])
+    assert "API_KEYS" in refused.value.hint
     with pytest.raises(ServerFailed, match="The engine ended"):
         said(HttpPartner(url, "a-good-key", 8), ["break"])
 
 
 def test_nobody_there_is_one_sentence():
     with pytest.raises(ServerFailed, match="does not answer") as failed:
-        said(HttpPartner("http://127.0.0.1:9", None, 8), ["one"])
+        said(HttpPartner("http://127.0.0.1:9", "", 8), ["one"])
     assert "--mode serve --start" in failed.value.hint
 
 
 def test_two_addresses_are_refused(make_config):
     with pytest.raises(ConfigError, match="--url and --model-uri"):
-        open_partner(make_config(url="http://127.0.0.1:1", model_uri="models:/m/1"), None)
+        open_partner(make_config(url="http://127.0.0.1:1", model_uri="models:/m/1"))

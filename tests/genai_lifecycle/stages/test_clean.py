@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from cli_process import run_cli
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import Busy
+from genai_lifecycle.evaluation.ledger import folder as folder_of_ledgers
 from genai_lifecycle.pipeline import MLflow3E2ELifecycle
 from genai_lifecycle.stages import clean as clean_module
 from genai_lifecycle.stages.clean import DAY_MS, clean
@@ -52,6 +54,19 @@ class History:
             mlflow.start_span_no_context("answer", metadata={"mlflow.sourceRun": child}).end()
         mlflow.flush_trace_async_logging()
         return parent, child
+
+    def evaluation(self, days: float, prompt: str, version: str = "1", model: str = NAME) -> str:
+        """A run in the prompt's own experiment, with a trace."""
+        import mlflow
+
+        name = f"{prompt.partition('/')[0]}-eval"
+        found = mlflow.get_experiment_by_name(name)
+        place = found.experiment_id if found else mlflow.MlflowClient().create_experiment(name)
+        own = replace(self.store, experiment_id=place)
+        made = replace(self, store=own).run("evaluate", days, prompt=prompt, model_name=model, model_version=version)
+        mlflow.start_span_no_context("answer", experiment_id=place, metadata={"mlflow.sourceRun": made}).end()
+        mlflow.flush_trace_async_logging()
+        return made
 
     def version(self, days: float, *aliases: str, weights: str = "w") -> tuple[str, str, Path]:
         """(number, run, folder) of a registered version."""
@@ -123,6 +138,40 @@ def test_the_young_and_the_newest_stay(history):
     assert history.versions() == numbers[-1:]
 
 
+def test_evaluations_go_from_the_experiments_of_their_prompts(history):
+    """But for what the gate and the monitor compare with: the newest of a prompt version that is in use."""
+    import mlflow
+
+    from genai_lifecycle.prompts import registry
+
+    number, _, _ = history.version(90, "champion")
+    for name, alias in (("qa-live", "production"), ("qa-idle", "")):
+        registry.register(name, "{{question}}", "", {})
+        if alias:
+            registry.set_alias(name, alias, 1)
+    gone = [history.evaluation(80, "qa-live/1"), history.evaluation(60, "qa-idle/1")]
+    kept = [history.evaluation(70, "qa-live/1"), history.evaluation(70, "qa-simple/1"),  # frozen in the champion
+            history.evaluation(70, "qa-idle/1", model="another-model")]  # fmt: skip
+    places = [item.experiment_id for item in mlflow.search_experiments() if item.name.endswith("-eval")]
+    young = history.evaluation(1, "qa-idle/1")
+    assert history.clean(older_than_days=30).removed == 2
+    assert {run.run_id for run in inventory.runs(*places)} == {*kept, young}
+    left = mlflow.search_traces(locations=places, return_type="list")
+    assert {trace.info.trace_metadata["mlflow.sourceRun"] for trace in left} == {*kept, young} and gone
+
+
+def test_answers_of_an_evaluation_that_nobody_took_up_again_go(history):
+    ledgers = folder_of_ledgers(history.config.staging_dir)
+    ledgers.mkdir(parents=True)
+    for name, days in (("old", 40), ("young", 1)):
+        file = ledgers / f"{name}.jsonl"
+        file.write_text("x" * 1000)
+        os.utime(file, (time.time() - days * 86_400,) * 2)
+    [ledger] = history.clean(older_than_days=30).disposals
+    assert (ledger.kind, ledger.size_bytes) == ("scratch", 1000) and "an evaluation" in ledger.why
+    assert [file.name for file in ledgers.iterdir()] == ["young.jsonl"]
+
+
 def test_a_run_under_way_and_somebody_elses_trash_stay(history):
     import mlflow
 
@@ -177,10 +226,10 @@ def test_killed_while_it_removes_files_the_same_command_goes_on(history, tmp_pat
         "--mode", "clean", "--older-than", "0", "--keep", "0", "--apply", "--data-dir", history.config.data_dir,
         "--tracking-uri", history.config.tracking_uri,
     ]  # fmt: skip
-    killed = run_cli(given, tmp_path, killed_at=("genai_lifecycle.tracking.trash._remove_files", call))
+    killed = run_cli(given, killed_at=("genai_lifecycle.tracking.trash._remove_files", call))
     assert killed.returncode == -9
     assert all((Path(version.location) / "MLmodel").is_file() for version in inventory.versions(NAME))
-    done = run_cli(given, tmp_path)
+    done = run_cli(given)
     assert done.returncode == 0, done.stderr
     assert history.versions() == [kept] and history.runs() == {kept_run, *newest}
     assert kept_folder.is_dir() and not folder.parent.exists()

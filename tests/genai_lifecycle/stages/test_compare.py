@@ -14,7 +14,7 @@ from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, NotFound
 from genai_lifecycle.results import Check
 from genai_lifecycle.stages import compare
-from genai_lifecycle.stages.compare import compare_server, first_key, golden_check
+from genai_lifecycle.stages.compare import compare_server, golden_check
 from genai_lifecycle.tracking.store import open_store
 
 NAME = "model-of-this-test"
@@ -187,8 +187,3 @@ def test_a_damaged_file_in_the_store_is_no_crash(compared, registry):
             compared(replace(registry, model_uri=f"models:/{NAME}/2"))
     finally:
         (folder / compare.GOLDEN).write_text(text, "utf-8")
-
-
-def test_the_key_is_the_first_one_of_the_servers_variable():
-    assert first_key({"API_KEYS": " one-key , another "}) == "one-key"
-    assert first_key({}) == ""

@@ -10,7 +10,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from genai_lifecycle import packaging
 from genai_lifecycle.errors import CasesInvalid, LifecycleError
+from genai_lifecycle.fingerprint import artifacts_sha256
 from genai_lifecycle.generation import greedy_answers, load_text_model
 from genai_lifecycle.model_source import weights_sha256
 from genai_lifecycle.packaging import ENGINE_REQUIREMENTS, REQUIREMENTS
@@ -79,6 +81,13 @@ def test_the_package_has_safetensors_and_no_pickle_anywhere(package, life):
     assert (package / "huggingface_model.py").is_file()
 
 
+def test_every_file_that_counts_is_in_a_fingerprint_of_the_version(package, deployed):
+    tags = mlflow.MlflowClient().get_model_version(deployed.name, deployed.version).tags
+    assert tags["artifacts_sha256"] == artifacts_sha256(package / "artifacts", packaging.ARTIFACTS.values())
+    assert tags["entry_sha256"] == artifacts_sha256(package, packaging.ENTRY)
+    assert tags["weights_sha256"] == deployed.weights_sha256
+
+
 def test_requirements_are_the_versions_it_was_made_with(package):
     lines = (package / "requirements.txt").read_text().splitlines()
     assert lines == [
@@ -119,7 +128,7 @@ def test_bad_cases_leave_no_version(life, deployed, experimented, tmp_path):
 
 
 def test_the_name_of_a_prompt_is_refused_as_a_models_name(life, deployed, experimented):
-    config = dataclasses.replace(life.config, registered_model_name="qa-simple")
+    config = dataclasses.replace(life.config, registered_model_name="qa-simple", engine="torch")
     with pytest.raises(LifecycleError, match="qa-simple|prompt"):
         deploy_model(config, life.source, life.store, experimented.winner, {})
     assert model_registry.by_alias("qa-simple", "candidate") is None

@@ -175,8 +175,8 @@ def test_the_command_prints_json_and_ends_with_a_code_of_its_own(config, tmp_pat
     broken = replace(config, tracking_uri=f"sqlite:///{tmp_path / 'text.db'}")
     (tmp_path / "text.db").write_text("this is no SQLite file" * 500)
     given = ["--mode", "doctor", "--tracking-uri", broken.tracking_uri, "--data-dir", config.data_dir]
-    done = run_cli([*given, "--json"], tmp_path)
+    done = run_cli([*given, "--json"])
     findings = [Finding(**item) for item in json.loads(done.stdout)]
     assert done.returncode == 18 and has_problem(findings)
-    done = run_cli(given, tmp_path)
+    done = run_cli(given)
     assert done.returncode == 18 and "problem  tracking store" in done.stdout and "\n  -> " not in done.stdout

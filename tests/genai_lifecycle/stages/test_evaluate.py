@@ -13,6 +13,7 @@ from conftest import make_cases
 from stand_in_judge import judging
 
 from genai_lifecycle.errors import CasesInvalid, ConfigError, NotFound, TrackingUnavailable
+from genai_lifecycle.evaluation import answering
 from genai_lifecycle.evaluation.gate import Policy
 from genai_lifecycle.evaluation.ledger import FOLDER
 from genai_lifecycle.prompts import promotion, registry
@@ -81,6 +82,8 @@ def test_a_run_for_each_prompt_in_an_experiment_of_its_own(evaluated, life, depl
             "log_likelihood", "repetition"} <= set(run.data.metrics)  # fmt: skip
     assert run.data.metrics["token_f1"] == run.data.metrics["token_f1/mean"] == 1.0
     assert run.data.metrics["contains/mean"] == 1.0
+    assert [item.dataset.name for item in run.inputs.dataset_inputs] == [evaluated.dataset]
+    assert json.loads(run.data.tags["mlflow.linkedPrompts"]) == [{"name": "qa-expert", "version": "1"}]
 
 
 def test_every_row_has_its_trace_with_assessments_and_expectations(evaluated, deployed):
@@ -112,7 +115,9 @@ def test_the_comparison_has_a_run_with_table_report_and_plot(evaluated, life, tm
     folder = Path(mlflow.artifacts.download_artifacts(run_id=evaluated.run_id, dst_path=str(tmp_path)))
     assert mlflow.get_run(evaluated.run_id).info.experiment_id == life.store.experiment_id
     assert (folder / "differences.png").read_bytes().startswith(b"\x89PNG")
-    assert str(evaluated.verdict) in (folder / "report.md").read_text("utf-8")
+    text = (folder / "report.md").read_text("utf-8")
+    assert str(evaluated.verdict) in text
+    assert mlflow.get_run(evaluated.run_id).data.tags["mlflow.note.content"] == text, "the UI shows it first"
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and rows[0]["question"] == ODD
@@ -122,6 +127,8 @@ def test_the_comparison_has_a_run_with_table_report_and_plot(evaluated, life, tm
 def test_the_cases_are_a_dataset_of_mlflow(evaluated):
     found = mlflow.genai.datasets.search_datasets(filter_string=f"name = '{evaluated.dataset}'")
     assert len(found) == 1 and len(found[0].to_df()) == 3
+    places = [mlflow.get_experiment(place).name for place in found[0].experiment_ids]
+    assert {"langchain-e2e", "qa-expert-eval", "qa-simple-eval"} <= set(places)
 
 
 def test_the_ledger_is_gone_when_all_is_well(evaluated, life):
@@ -132,21 +139,20 @@ def test_the_ledger_is_gone_when_all_is_well(evaluated, life):
 
 
 def test_interrupted_and_run_again_nothing_is_computed_twice(configured, life, monkeypatch):
-    monkeypatch.setattr(stage, "BATCH", 1)
+    monkeypatch.setattr(answering, "BATCH", 1)
     config = configured("qa-expert/1", "qa-simple/1")
-    compute, asked = stage._compute, []
+    compute, asked, most = answering.compute, [], [4]
 
-    def interrupted(item, model, cases, *more):
-        if len(asked) == 4:
+    def watched(model, template, cases, *more):
+        if len(asked) in most:
             raise KeyboardInterrupt
-        asked.append((item.label, cases[0].question))
-        return compute(item, model, cases, *more)
+        asked.append((template, cases[0].question))
+        return compute(model, template, cases, *more)
 
-    monkeypatch.setattr(stage, "_compute", interrupted)
+    monkeypatch.setattr(answering, "compute", watched)
     with pytest.raises(KeyboardInterrupt):
         run_evaluation(config, life.store)
-    monkeypatch.setattr(stage, "_compute", lambda item, model, cases, *more: asked.append(
-        (item.label, cases[0].question)) or compute(item, model, cases, *more))  # fmt: skip
+    most.clear()
     again = run_evaluation(config, life.store)
     assert (again.rows, again.reused) == (6, 4)
     assert len(asked) == len(set(asked)) == 6
@@ -173,10 +179,14 @@ def test_worse_on_purpose_is_refused_better_is_promoted_and_rollback_restores(co
     verdict = mlflow.artifacts.load_dict(f"runs:/{good.run_id}/verdict.json")
     assert verdict["subject"] == f"gated/{better}" and verdict["passed"] is True
 
+    assert str(good.in_production) == f"gated/{better}"
+    again = run_evaluation(configured(f"gated/{worse}", "gated@production", promote=True), life.store)
+    assert (again.decision, str(again.in_production)) == (None, f"gated/{better}"), "the winner is there already"
+
     gate = promotion.Gate(Policy(), StoredEvidence())
     stored = registry.require("gated")
     refused = promotion.promote(stored, registry.version_of(stored, worse), gate)
-    assert not refused.allowed and "worse than gated/2" in str(refused)
+    assert not refused.allowed and refused.reasons[0].startswith("worse than gated/2"), "what is wrong comes first"
     assert live("gated") == better
 
     config = dataclasses.replace(life.config, prompt=("gated",))

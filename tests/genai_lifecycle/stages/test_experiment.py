@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
 from genai_lifecycle.errors import CasesInvalid, TrackingUnavailable
+from genai_lifecycle.prompts import registry
 from genai_lifecycle.prompts.production import prompt_in_production
 from genai_lifecycle.prompts.templates import TEMPLATES
 from genai_lifecycle.stages import experiment as stage
@@ -56,6 +57,7 @@ def test_a_parent_run_with_a_nested_run_per_template(life, experimented):
     assert (parent.data.params["cases"], parent.data.params["max_new_tokens"]) == (str(QUESTIONS), "40")
     assert parent.data.params["weights_sha256"] == life.source.weights_sha256
     assert parent.data.tags["lifecycle.winner"] == "qa-expert/1"
+    assert str(experimented.verdict) in parent.data.tags["mlflow.note.content"]  # what the UI shows first
 
 
 def test_every_metric_of_every_template(life, experimented):
@@ -72,7 +74,7 @@ def test_every_metric_of_every_template(life, experimented):
 
 def test_metrics_are_the_means_of_the_table(artifacts, experimented):
     with (artifacts / "results.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["prompt"] == "qa-simple"]
+        rows = [row for row in csv.DictReader(file) if row["prompt"] == "qa-simple/1"]
     (score,) = (item for item in experimented.scores if item.prompt.name == "qa-simple")
     for column, metric in {
         "token_f1": "token_f1",
@@ -86,7 +88,9 @@ def test_metrics_are_the_means_of_the_table(artifacts, experimented):
 
 
 def test_the_prompt_that_knows_the_answers_wins(experimented):
-    assert (experimented.verdict.outcome, experimented.winner.name) == ("win", "qa-expert")
+    assert (experimented.verdict.outcome, experimented.verdict.winner) == ("win", "qa-expert/1")
+    assert (str(experimented.winner), str(experimented.in_production)) == ("qa-expert/1", "qa-expert/1")
+    assert experimented.decision.reasons == ("nothing was in production before",)
     assert experimented.scores[0].metrics["token_f1"] == 1.0
     assert experimented.scores[0].metrics["log_likelihood"] > -0.1  # the references are what it was taught
     assert [score.metrics["token_f1"] for score in experimented.scores] == sorted(
@@ -197,11 +201,32 @@ def test_a_server_without_a_prompt_registry(new_life, monkeypatch, tmp_path):
 
     prompt = prompt_in_production(life.config, life.store)
     assert prompt == result.winner
-    made = deploy_model(life.config, life.source, life.store, prompt, result.scores[0].metrics)
+    config = dataclasses.replace(life.config, engine="torch")
+    made = deploy_model(config, life.source, life.store, prompt, result.scores[0].metrics)
     assert model_registry.candidate(made.name).tags["prompt"] == "qa-expert (not in a registry)"
     folder = mlflow.artifacts.download_artifacts(f"models:/{made.model_id}", dst_path=str(tmp_path / "download"))
     kept = json.loads((Path(folder) / "artifacts" / "prompt.json").read_text("utf-8"))
     assert (kept["version"], kept["template"]) == (None, TEMPLATES["qa-expert"])
+
+
+def test_the_gate_decides_whether_the_winner_takes_the_place_of_another_prompt(new_life, tmp_path):
+    life = new_life()
+    (simple,) = registry.register_all({"qa-simple": "An old text: {{question}}"}, "before")
+    registry.set_alias("qa-simple", registry.PRODUCTION, simple.version)
+    harsh = tmp_path / "gate.yaml"
+    harsh.write_text("prompt: {threshold: 1.5}")
+    config = dataclasses.replace(life.config, gate=harsh)
+    refused = run_experiment(config, life.source, life.store)
+    assert {str(score.prompt) for score in refused.scores} >= {"qa-simple/1", "qa-simple/2", "qa-expert/1"}
+    assert (str(refused.winner), str(refused.in_production)) == ("qa-expert/1", "qa-simple/1")
+    assert production_aliases() == {"qa-simple": 1} and "token_f1 1.000 is below 1.5" in str(refused.decision)
+    said = mlflow.artifacts.load_dict(f"runs:/{refused.run_id}/verdict.json")
+    assert (said["subject"], said["allowed"]) == ("qa-expert/1", False)
+
+    forced = run_experiment(dataclasses.replace(config, force=True), life.source, life.store)
+    assert production_aliases() == {"qa-expert": 1} and forced.in_production == forced.winner
+    stored = registry.version_of(registry.require("qa-expert"), 1)
+    assert stored.tags["gate.forced"] == "true" and stored.tags["production.former"] == "qa-simple/1"
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ WEIGHTS = b"\x80\x02 weights, whose first bytes are a number"
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 FILES = {
     "MLmodel": b"flavors:\n  python_function:\n    artifacts:\n      model:\n        uri: /tmp/files/model\n",
+    "huggingface_model.py": b"import mlflow",
     "artifacts/prompt.json": b'{"name": "qa-simple", "version": 2, "template": "{{question}}", "turn_format": "plain"}',
     "artifacts/golden.json": b'[{"question": "a", "token_ids": [1]}]',
     "artifacts/code/__init__.py": b"",
@@ -264,22 +265,32 @@ S3 = {"s3_endpoint_url": "http://127.0.0.1:9", "s3_access_key": "our-key", "s3_s
 @pytest.mark.parametrize("change", [{"artifacts/code/__init__.py": b"import os"}, {"artifacts/code/more.py": b""}])
 def test_a_file_that_is_not_as_it_was_registered(version, tmp_path, change):
     """Code as well: it runs wherever the bundle does."""
-    tags = {"weights_sha256": SHA256, "artifacts_sha256": registered_artifacts(tmp_path)}
+    tags = {"weights_sha256": SHA256} | registered(tmp_path)
     assert_refused(version(change, tags), r"The files in artifacts/ of version \d+ .* are not those that were reg")
 
 
+@pytest.mark.parametrize("name", packaging.ENTRY)
+def test_a_file_that_loads_the_model_is_not_as_it_was_registered(version, tmp_path, name):
+    tags = {"weights_sha256": SHA256} | registered(tmp_path)
+    assert_refused(
+        version({name: b"import os"}, tags), "The files MLmodel and huggingface_model.py of version .* are not"
+    )
+
+
 def test_all_files_as_they_were_registered(version, tmp_path):
-    config = version(tags={"weights_sha256": SHA256, "artifacts_sha256": registered_artifacts(tmp_path)})
-    assert export(config).files
+    assert export(version(tags={"weights_sha256": SHA256} | registered(tmp_path))).files
 
 
-def registered_artifacts(tmp_path: Path) -> str:
+def registered(tmp_path: Path) -> dict[str, str]:
     """What deploy records of FILES."""
     folder = tmp_path / "registered"
     for name, content in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    return artifacts_sha256(folder / "artifacts", packaging.ARTIFACTS.values())
+    return {
+        "artifacts_sha256": artifacts_sha256(folder / "artifacts", packaging.ARTIFACTS.values()),
+        "entry_sha256": artifacts_sha256(folder, packaging.ENTRY),
+    }
 
 
 def test_a_damaged_description(version):

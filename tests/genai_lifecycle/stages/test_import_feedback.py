@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import mlflow
 import pytest
 from conftest import REPO, folders
@@ -68,9 +67,9 @@ class Servers:
     def trace(self, request_id: str, question: str = "What is MLflow?", history=()) -> None:
         asked = Asked({"question": question, "history": list(history)}, {}, request_id, "ask")
         now_ns = time.time_ns()
-        mlflow.set_experiment(self.config.serving_experiment)
+        experiment = mlflow.set_experiment(self.config.serving_experiment)
         record = Tracer(1.0, True)._record(asked, {"answer": "A platform."}, INFO, now_ns, now_ns + 10**6)
-        trace_writer.write(record)
+        trace_writer.write([record], experiment.experiment_id)
 
     def keep(self, request_id: str, **said) -> None:
         keeper = FeedbackKeeper(self.config.feedback_file, False, self.config.serving_experiment)
@@ -132,7 +131,7 @@ def test_a_process_that_was_killed_anywhere_is_simply_run_again(servers):
         servers.trace(f"r-{number}")
         servers.keep(f"r-{number}")
     command = [sys.executable, "-c", KILLED_AFTER_TWO, str(servers.base), servers.config.tracking_uri]
-    killed = subprocess.run(command, cwd=REPO, env=os.environ, capture_output=True, text=True, check=False)
+    killed = forked.run(command, cwd=REPO)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     result = servers.run()
     assert (result.imported, result.before) == (2, 2)

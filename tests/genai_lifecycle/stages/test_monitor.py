@@ -9,6 +9,7 @@ import mlflow
 import pytest
 from conftest import folders
 from fastapi.testclient import TestClient
+from trace_writers import forked_writers
 
 from genai_lifecycle.cli import MODES
 from genai_lifecycle.config import E2EConfig
@@ -71,7 +72,7 @@ def _serve(config) -> None:
     settings = ServerSettings(trace_sampling_ratio=1.0, trace_texts=True, tracking_uri=config.tracking_uri,
                               feedback_file=str(config.staging_dir / "feedback.jsonl"))  # fmt: skip
     app = create_app(settings, lambda *_: LoadedModel(ThreadAnswerer(Pyfunc()), INFO))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with forked_writers(), TestClient(app, raise_server_exceptions=False) as client:
         _until(lambda: client.get("/health/ready").status_code == 200)
         for number in range(QUESTIONS):
             _ask(client, f"Question {number}", f"r-{number}")

@@ -173,13 +173,61 @@ def test_other_variables_than_callers_send_are_refused_by_name(name):
     assert not result.decision.allowed and result.decision.reasons[-1].endswith("unknown topic; missing question")
 
 
-def test_the_experiments_winner_remembers_the_one_before(name):
+def put(winner: PromptRef, *live: PromptRef, force: bool = False, **scores: tuple[float, ...]):
+    """As an experiment does it; the scores are those of NAME, without its version."""
+    known = {name.replace("_", "-"): found for name, found in scores.items()}
+
+    def evidence_of(subject: str) -> Evidence | None:
+        found = known.get(subject.rpartition("/")[0].rpartition(".")[2])
+        return Evidence(subject, "cases", {"token_f1": found}) if found else None
+
+    return promotion.put_in_production(winner, live, Gate(Policy(), evidence_of), force=force)
+
+
+def test_the_first_winner_of_all_passes(name):
+    (winner,) = registry.register_all({name: FIRST}, "template")
+    stays, decision = put(winner)
+    assert stays == winner and decision.passed and decision.reasons == ("nothing was in production before",)
+    assert aliases(name) == {PRODUCTION: 1} and tags(name, 1)[promotion.HOW] == promotion.CREATED
+    assert put(winner, winner) == (winner, None)
+
+
+def test_the_winner_takes_the_place_of_another_prompt_past_the_gate(name):
+    good, bad = registry.register_all({f"{name}.good": FIRST, f"{name}.bad": SECOND}, "templates")
+    put(bad)
+    stays, decision = put(good, bad, good=GOOD, bad=BAD)
+    assert stays == good and f"better than {bad}" in str(decision)
+    assert aliases(good.name) == {PRODUCTION: 1} and aliases(bad.name) == {}
+    assert tags(good.name, 1)[promotion.FORMER] == str(bad) and tags(good.name, 1)[promotion.HOW] == promotion.GATE
+
+
+def test_a_winner_that_the_gate_refuses_takes_nobodys_place_but_by_force(name):
+    good, bad = registry.register_all({f"{name}.good": FIRST, f"{name}.bad": SECOND}, "templates")
+    put(good)
+    stays, decision = put(bad, good, good=GOOD, bad=BAD)
+    assert stays == good and not decision.allowed and tags(bad.name, 1)["gate.decision"] == "refused"
+    assert (aliases(good.name), aliases(bad.name)) == ({PRODUCTION: 1}, {})
+    stays, decision = put(bad, good, good=GOOD, bad=BAD, force=True)
+    assert stays == bad and tags(bad.name, 1)["gate.forced"] == "true"
+    assert (aliases(good.name), aliases(bad.name)) == ({}, {PRODUCTION: 1})
+
+
+def test_of_two_that_a_killed_experiment_left_in_production_the_better_one_stays(name):
+    names = {f"{name}.good": FIRST, f"{name}.bad": SECOND, f"{name}.worst": "{{question}}"}
+    good, bad, worst = registry.register_all(names, "templates")
+    for prompt in (good, bad):
+        registry.set_alias(prompt.name, PRODUCTION, 1)
+    stays, decision = put(worst, bad, good, good=GOOD, bad=BAD, worst=BAD)
+    assert stays == good and f"worse than {good}" in str(decision)
+    assert (aliases(good.name), aliases(bad.name), aliases(worst.name)) == ({PRODUCTION: 1}, {}, {})
+
+
+def test_a_new_version_that_wins_remembers_the_one_before(name):
     act("create", name, template=FIRST)
-    (second,) = registry.register_all({name: SECOND}, "changed")
-    registry.put_in_production(second, [])
-    assert aliases(name) == {PRODUCTION: 2, PREVIOUS: 1}
-    registry.put_in_production(PromptRef(name, 2, SECOND), [])
-    assert aliases(name) == {PRODUCTION: 2, PREVIOUS: 1}
+    first, second = PromptRef(name, 1, FIRST), PromptRef(name, registry.register(name, SECOND, "", {}), SECOND)
+    opened = gate(v1=BAD, v2=GOOD)()
+    assert promotion.put_in_production(second, [first], opened)[0] == second
+    assert aliases(name) == {PRODUCTION: 2, PREVIOUS: 1} and tags(name, 2)[promotion.FORMER] == "1"
 
 
 def test_an_experiment_takes_what_is_in_production_in_the_place_of_its_own_template(name):

@@ -99,10 +99,10 @@ def test_killed_in_the_middle_it_changes_nothing_and_the_same_command_goes_on(mo
         "--backend-store-uri", moved.backend_store_uri, "--apply",
     ]  # fmt: skip
     rows = sum(item.rows for item in relocate(moved).columns)
-    killed = run_cli(given, tmp_path, killed_at=("genai_lifecycle.tracking.locations._update", 8))
+    killed = run_cli(given, killed_at=("genai_lifecycle.tracking.locations._update", 8))
     assert killed.returncode == -9
     assert sum(item.rows for item in relocate(moved).columns) == rows
-    done = run_cli(given, tmp_path)
+    done = run_cli(given)
     assert done.returncode == 0, done.stderr
     assert f"{rows} addresses were rewritten" in done.stdout and relocate(moved).columns == ()
 

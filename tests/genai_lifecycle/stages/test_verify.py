@@ -1,11 +1,16 @@
-"""Mode `test` with its real probe process: promotion of a good version, refusal of versions that were tampered with."""
+"""Mode `test`: promotion of a good version, refusal of versions that were tampered with.
+
+The probe is a fork here; in a fresh process of its own it is in tests/system/test_lifecycle.py.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
+import forked
 import mlflow
 import pytest
 
@@ -18,6 +23,13 @@ from genai_lifecycle.tracking import model_registry
 from genai_lifecycle.tracking.store import open_store
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forked_probe():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "subprocess", forked)
+        yield
+
+
 @pytest.fixture(scope="module")
 def report(shared_life, deployed) -> VerificationReport:
     """The first version passes."""
@@ -26,15 +38,24 @@ def report(shared_life, deployed) -> VerificationReport:
 
 
 @pytest.fixture
-def redeploy(life, report, experimented):
-    """Makes one more candidate and hands out the folder of its files in the store."""
+def redeploy(life, report, deployed):
+    """Makes one more candidate of the first version's files and hands out the folder of its own."""
 
     def make() -> tuple[str, Path]:
-        made = deploy_model(life.config, life.source, life.store, experimented.winner, {})
-        location = mlflow.get_logged_model(made.model_id).artifact_location
-        return made.version, Path(location.removeprefix("file://")) / "artifacts"
+        logged = mlflow.MlflowClient().create_logged_model(life.store.experiment_id, "model", deployed.run_id)
+        shutil.copytree(files_of(deployed.model_id), files_of(logged.model_id))
+        mlflow.MlflowClient().finalize_logged_model(logged.model_id, "READY")
+        tags = version_tags(life, deployed.version)
+        kept = {name: value for name, value in tags.items() if not name.startswith(("lifecycle.", "gate."))}
+        made = model_registry.register(deployed.name, logged.model_id, deployed.run_id, kept)
+        model_registry.set_alias(made.name, model_registry.CANDIDATE, made.version)
+        return made.version, files_of(logged.model_id) / "artifacts"
 
     return make
+
+
+def files_of(model_id: str) -> Path:
+    return Path(mlflow.get_logged_model(model_id).artifact_location.removeprefix("file://"))
 
 
 def aliases(life) -> dict[str, str | None]:
@@ -158,9 +179,9 @@ def test_there_is_nothing_to_test_before_deploy(store, make_config):
 
 def test_a_version_that_works_but_answers_worse_is_refused_and_force_is_recorded(life, report, experimented, tmp_path):
     (tmp_path / "gate.yaml").write_text("model: {mode: on}\n")
-    config = dataclasses.replace(life.config, gate=tmp_path / "gate.yaml")
+    config = dataclasses.replace(life.config, gate=tmp_path / "gate.yaml", engine="torch")
     worse = next(score.prompt for score in experimented.scores if score.prompt.name == "qa-simple")
-    made = deploy_model(life.config, life.source, life.store, worse, {})
+    made = deploy_model(config, life.source, life.store, worse, {})
     before = aliases(life)
     with pytest.raises(GateRefused, match=f"Version {made.version} works, .* worse than version") as refused:
         verify_candidate(config, life.store)

@@ -10,9 +10,10 @@ import pytest
 
 from genai_lifecycle.evaluation.checks import Finding
 from genai_lifecycle.evaluation.gate import Evidence
+from genai_lifecycle.evaluation.scoring import Row
 from genai_lifecycle.results import PromptRef
 from genai_lifecycle.tracking import evaluations, runs, traces
-from genai_lifecycle.tracking.evaluations import Row, StoredEvidence, _settings
+from genai_lifecycle.tracking.evaluations import StoredEvidence, _settings
 
 PROMPT = PromptRef("qa", None, "{{question}}")
 

@@ -12,6 +12,7 @@ import time
 import pytest
 from conftest import free_port
 
+from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailable
 from genai_lifecycle.tracking import store as store_module
 from genai_lifecycle.tracking.store import check_writable, choose, open_store, probe, without_password
@@ -58,6 +59,19 @@ def test_without_a_server_the_database_is_used_directly(make_config, monkeypatch
     assert "no server on port" in description
     monkeypatch.setattr(store_module, "LOCAL_SERVER_PORT", int(other_server.rpartition(":")[2]))
     assert "is not MLflow" in choose(make_config())[2]
+
+
+def test_a_place_that_a_server_has_no_use_for_is_named(make_config, caplog, tmp_path):
+    default = E2EConfig.backend_store_uri
+    for config, said in (
+        (make_config(), "Not used: --backend-store-uri. The MLflow server at http://a decides"),
+        (make_config(data_dir="s3://bucket/x"), "Not used: --backend-store-uri and --data-dir."),
+        (make_config(backend_store_uri=default), ""),
+        (make_config(backend_store_uri=default, data_dir="s3://bucket/x"), "Not used: --data-dir."),
+    ):
+        caplog.clear()
+        store_module._say_what_is_not_used("http://a", str(tmp_path / "artifacts" / "e"), config)
+        assert said in caplog.text and bool(said) == bool(caplog.text)
 
 
 def test_opening_twice_finds_the_same_experiment(make_config):

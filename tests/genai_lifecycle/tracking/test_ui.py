@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import TextIO
 
+import forked
 import pytest
 from stand_in_server import free_port, wait_until_gone
 
@@ -42,8 +45,10 @@ class Running:
     config: E2EConfig
     url: str
     run_id: str
-    process: subprocess.Popen
+    process: forked.Popen
     told: str  # the line with the address
+    lines: TextIO  # what it tells later
+    log: Path
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +63,16 @@ def running(tmp_path_factory) -> Running:
         port=free_port(),
     )
     arguments = [str(config.port), config.backend_store_uri, config.data_dir, str(config.log_dir)]
-    command = [sys.executable, "-c", PROGRAM, *arguments]
-    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert "is starting" in process.stdout.readline()
-    told = process.stdout.readline()
-    yield Running(config, f"http://127.0.0.1:{config.port}", fill(config), process, told)
-    process.kill()
-    process.communicate()
+    command, log = [sys.executable, "-c", PROGRAM, *arguments], base / "log"
+    ours, theirs = os.pipe()
+    with log.open("w") as errors, os.fdopen(theirs, "w") as output:
+        process = forked.Popen(command, cwd=REPO, stdout=output, stderr=errors)
+    with os.fdopen(ours, encoding="utf-8") as lines:
+        assert "is starting" in lines.readline(), log.read_text("utf-8")
+        told = lines.readline()
+        yield Running(config, f"http://127.0.0.1:{config.port}", fill(config), process, told, lines, log)
+        process.kill()
+        process.wait()
 
 
 def fill(config: E2EConfig) -> str:
@@ -131,9 +139,9 @@ def test_a_named_server_has_its_own_ui(running, make_config):
 def test_ctrl_c_ends_it_well_with_all_its_processes(running):
     left = server_processes(running.config.port)
     running.process.send_signal(signal.SIGINT)
-    out, err = running.process.communicate(timeout=30)
-    assert (running.process.returncode, out) == (0, "MLflow's UI has ended.\n")
-    assert "Traceback" not in err
+    assert running.process.wait(30) == 0
+    assert running.lines.read() == "MLflow's UI has ended.\n"
+    assert "Traceback" not in running.log.read_text("utf-8")
     wait_until_gone(left)
     assert not is_port_taken("127.0.0.1", running.config.port)
 
