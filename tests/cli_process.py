@@ -49,7 +49,8 @@ def _prepare(killed_at: tuple[str, int] | None) -> None:
     from genai_lifecycle.stages import verify
 
     verify.subprocess = forked
-    constants.HF_HUB_CACHE = str(Path(os.environ["HF_HOME"], "hub"))  # it has read its environment before the fork
+    if "HF_HOME" in os.environ:  # the client has read its environment before the fork
+        constants.HF_HUB_CACHE = str(Path(os.environ["HF_HOME"], "hub"))
     if killed_at:
         _kill_at(*killed_at)
 

@@ -55,6 +55,22 @@ class S3Store:
         with S3_UP.open() as once:  # two test processes must not install it at the same time
             fcntl.flock(once, fcntl.LOCK_EX)
             self._run()
+        self._wait_for_buckets()
+
+    def _wait_for_buckets(self) -> None:
+        """Its entrance answers before what is behind it does: until then a bucket that is there seems missing."""
+        from botocore.exceptions import ClientError
+
+        client, deadline = self.client(), time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                for bucket in client.list_buckets()["Buckets"]:
+                    client.head_bucket(Bucket=bucket["Name"])
+                return
+            except ClientError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def kill(self) -> None:
         """As a crash would; what was stored stays."""
