@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, help="folder for the weights, kept for the next run")
     given = parser.parse_args()
+    if os.environ != worker_environment():  # memory is read here with the pages that the engine has
+        os.execve(sys.executable, [sys.executable, *sys.argv], worker_environment())
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         checkpoint = work / "gpt2-small"
