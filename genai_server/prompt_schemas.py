@@ -7,10 +7,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 PromptName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]  # MLflow's characters
-PromptAlias = Annotated[str, Field(pattern=r"^[\w.-]{1,128}$")]
+PromptAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
-# what begins so has a meaning for MLflow or for the gate
-TagKey = Annotated[str, Field(pattern=r"^[^\s=]{1,128}$")]
+TagKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]  # MLflow's characters, but the space
 Tags = Annotated[
     dict[TagKey, Annotated[str, Field(max_length=5_000)]], Field(max_length=50, description="Of the version.")
 ]
