@@ -13,11 +13,9 @@ import uvicorn
 from fastapi import FastAPI
 from stand_in_server import wait_until
 
-READY_S = 120.0  # a real model loads on a machine that has other things to do
-
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI, ready_within_s: float = 60.0) -> Iterator[str]:
     """The app's address, once its model is ready."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -25,7 +23,7 @@ def listening(app: FastAPI) -> Iterator[str]:
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        wait_until(lambda: server.started and httpx.get(f"{url}/health/ready").status_code == 200, READY_S)
+        wait_until(lambda: server.started and httpx.get(f"{url}/health/ready").status_code == 200, ready_within_s)
         yield url
     finally:
         server.should_exit = True

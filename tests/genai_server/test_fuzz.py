@@ -43,7 +43,7 @@ def url(tmp_path_factory, saved_tiny) -> Iterator[str]:
     settings = ServerSettings(
         model_uri=str(folder), api_keys=(KEY,), request_timeout_s=0.3, feedback_file=str(base / "feedback.jsonl")
     )
-    with listening(create_app(settings, load)) as url:
+    with listening(create_app(settings, load), ready_within_s=120) as url:
         yield url
 
 

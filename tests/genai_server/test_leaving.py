@@ -99,9 +99,9 @@ def test_leaving_ends_the_work_and_frees_the_place(url, path):
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as caller:
         caller.sendall(head.encode() + body)
-        wait_until(lambda: measured(url, "genai_num_requests_running") == 1)
-    wait_until(lambda: measured(url, "genai_requests_cancelled_total") == left + 1)
-    wait_until(lambda: measured(url, "genai_num_requests_running") == 0)
+        wait_until(lambda: measured(url, "genai_num_requests_running") == 1, 60)
+    wait_until(lambda: measured(url, "genai_requests_cancelled_total") == left + 1, 60)
+    wait_until(lambda: measured(url, "genai_num_requests_running") == 0, 60)
     assert measured(url, "genai_request_success_total") == whole
     again = httpx.post(f"{url}/ask", json=LONG | {"max_new_tokens": 3}, timeout=60)
     assert again.status_code == 200 and again.json()["completion_tokens"] == 3

@@ -129,7 +129,7 @@ def url(tmp_path_factory) -> Iterator[str]:
     """A server on a free port with a real packaged model whose window is long enough to be interrupted."""
     base = tmp_path_factory.mktemp("sse")
     folder = saved_model(base, make_gpt2(base / "gpt2", positions=2048))
-    with listening(create_app(ServerSettings(model_uri=str(folder)))) as url:
+    with listening(create_app(ServerSettings(model_uri=str(folder))), ready_within_s=30) as url:
         yield url
 
 
@@ -153,8 +153,8 @@ def test_closing_the_connection_stops_the_generation(url, path, body):
     with httpx.stream("POST", url + path, json=body, timeout=30) as response:
         assert response.status_code == 200
         next(response.iter_bytes())
-    wait_until(lambda: measured(url, "genai_requests_cancelled_total") == cancelled + 1)
-    wait_until(lambda: measured(url, "genai_num_requests_running") == 0)
+    wait_until(lambda: measured(url, "genai_requests_cancelled_total") == cancelled + 1, 30)
+    wait_until(lambda: measured(url, "genai_num_requests_running") == 0, 30)
     assert measured(url, "genai_request_success_total") == whole
     # the place in the queue and the engine are free again
     assert httpx.post(f"{url}/ask", json=LONG | {"max_new_tokens": 3}, timeout=30).json()["completion_tokens"] == 3

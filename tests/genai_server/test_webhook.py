@@ -177,7 +177,7 @@ def client_of(registry: Registry, **settings) -> TestClient:
 @pytest.fixture
 def client(registry):
     with client_of(registry) as client:
-        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        wait_until(lambda: client.get("/health/ready").status_code == 200, 60)
         yield client
 
 
@@ -193,7 +193,7 @@ def test_a_moved_alias_is_loaded_without_a_key(client, registry):
     registry.version = "2"
     response = send(client, event())
     assert response.status_code == 202 and response.json()["status"] == "loading" and "2" in response.json()["detail"]
-    wait_until(lambda: version(client) == "2")
+    wait_until(lambda: version(client) == "2", 60)
 
 
 def test_an_event_about_something_else_loads_nothing(client, registry):
@@ -226,7 +226,7 @@ def test_without_a_secret_there_is_no_such_route(registry):
 
 def test_it_works_without_keys_too(registry):
     with client_of(registry, api_keys=()) as client:
-        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        wait_until(lambda: client.get("/health/ready").status_code == 200, 60)
         assert send(client, event()).status_code == 202
         assert client.post("/admin/reload", json={}).status_code == 403
 
@@ -280,4 +280,4 @@ def test_an_alias_that_moves_in_mlflow_moves_the_server(served):
     assert tried.success and tried.response_status == 200 and "ignored" in tried.response_body  # its example's model
     store.set_registered_model_alias("m", "candidate", "2")
     store.set_registered_model_alias("m", "champion", "2")
-    wait_until(lambda: httpx.get(f"{url}/livez").headers["x-model-version"] == "2")
+    wait_until(lambda: httpx.get(f"{url}/livez").headers["x-model-version"] == "2", 60)

@@ -54,8 +54,7 @@ def test_higher_confidence_is_wider_and_a_seed_repeats():
 # --- simulated: docs/evaluation.md has the figures over 20 seeds ----------------------------------
 
 COMPARISONS = 1000
-PROMISED = 0.05
-CHANCE = 1.645 * math.sqrt(PROMISED * (1 - PROMISED) / COMPARISONS)  # what 1 of 20 simulations has on top of it
+SEEDS = range(5, 11)  # one of them alone is moved by 0.7 either way by chance
 
 
 def graded(shift: float, seed: int, cases: int = 40) -> np.ndarray:
@@ -87,7 +86,7 @@ def right_or_wrong(shift: float, seed: int, cases: int = 40) -> np.ndarray:
 KINDS = (graded, mostly_alike, right_or_wrong)
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.2])
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_intervals_cover_the_truth_in_93_to_97_of_100_comparisons(kind, shift):
     truth = kind(shift, 8, 400).mean() if shift else 0.0  # clipping takes a little of the shift away
@@ -98,8 +97,9 @@ def test_intervals_cover_the_truth_in_93_to_97_of_100_comparisons(kind, shift):
 @pytest.mark.parametrize("cases", [10, 40])
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_equal_prompts_win_by_chance_in_at_most_5_of_100_comparisons(kind, cases):
-    low, high = difference_intervals(kind(0.0, 5, cases), 0, 1 - ALPHA, resamples=1000)
-    assert np.mean((low > 0) | (high < 0)) <= PROMISED + CHANCE
+    draws = np.concatenate([kind(0.0, seed, cases) for seed in SEEDS])
+    low, high = difference_intervals(draws, 0, 1 - ALPHA, resamples=1000)
+    assert np.mean((low > 0) | (high < 0)) <= 0.05
 
 
 def test_a_better_prompt_wins():
