@@ -1,7 +1,9 @@
-"""Ctrl-C that is not lost: a library that swallows the KeyboardInterrupt only puts it off to our next step.
+"""Ctrl-C that is neither lost nor raised where it does harm.
 
-Python raises it wherever the program happens to be, also inside a finaliser or a callback, where it is printed
-and forgotten. So it is remembered here, and raised again by `check` between two steps of long work.
+Python raises KeyboardInterrupt wherever the program happens to be. In a finaliser it is printed and forgotten; amid
+a query it leaves a cursor, and with it the database's lock, to the frames that its traceback holds; between the
+begin of a run and our taking note of it, the run would stay open. There it is held back and raised by `deliver`,
+as soon as the call is over. A library that swallows it elsewhere only puts it off to the next step of long work.
 """
 
 from __future__ import annotations
@@ -9,8 +11,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
-_remembered = False
+LAST_WORD = 3  # this Ctrl-C is raised wherever the program is: something does not come to its end
+
+_presses = 0
+_is_held = False
+_holders = 0
 
 
 @contextmanager
@@ -19,8 +26,8 @@ def remembered() -> Iterator[None]:
 
     Does nothing outside the main thread, or where the caller has a handler of its own for SIGINT.
     """
-    global _remembered
-    _remembered = False
+    global _presses, _is_held
+    _presses, _is_held = 0, False
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and _set(_remember)
     try:
         yield
@@ -30,16 +37,52 @@ def remembered() -> Iterator[None]:
             _set(signal.default_int_handler)
 
 
-def check() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was pressed, whoever has swallowed it."""
-    if _remembered:
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block, for work of milliseconds that must be done whole or not at all."""
+    global _holders
+    _holders += 1
+    try:
+        yield
+    finally:
+        _holders -= 1
+    deliver()
+
+
+def deliver() -> None:
+    """Raise the KeyboardInterrupt that was held back, if there is one."""
+    global _is_held
+    if _is_held and not _holders:
+        _is_held = False
         raise KeyboardInterrupt
 
 
-def _remember(number: int, frame: object) -> None:
-    global _remembered
-    _remembered = True
-    raise KeyboardInterrupt
+def check() -> None:
+    """Raise KeyboardInterrupt if Ctrl-C was pressed, whoever has swallowed it."""
+    if _presses:
+        raise KeyboardInterrupt
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    global _presses, _is_held
+    _presses += 1
+    _is_held = _presses < LAST_WORD and (_holders > 0 or _does_harm(frame))
+    if not _is_held:
+        raise KeyboardInterrupt
+
+
+def _does_harm(frame: FrameType | None) -> bool:
+    """Whether a finaliser or a database session is under way."""
+    while frame:
+        if frame.f_code.co_name == "__del__" or _is_database(frame.f_globals.get("__name__") or ""):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_database(module: str) -> bool:
+    """SQLAlchemy and what MLflow builds on it; not MLflow's stores of files, which may take minutes."""
+    return module.startswith(("sqlalchemy.", "mlflow.store.")) and ("sqlalchemy" in module or ".db" in module)
 
 
 def _set(handler) -> bool:

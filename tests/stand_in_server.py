@@ -44,7 +44,7 @@ def serve() -> None:
         time.sleep(1)
         return
     stubborn = "stubborn" in behaviour
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: os._exit(0))
     if "engine" in behaviour:  # a second process that never ends by itself, and not when it is asked to either
         engine = subprocess.Popen([sys.executable, "-c", ENGINE], stdout=subprocess.PIPE, text=True)
         engine.stdout.readline()
@@ -66,7 +66,7 @@ def is_alive(pid: int) -> bool:
     return bool(state.strip()) and not state.strip().startswith("Z")
 
 
-def wait_until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 15.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline, "it never came so far"

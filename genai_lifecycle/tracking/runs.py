@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from genai_lifecycle import interruption
 from genai_lifecycle.results import PromptRef
 from genai_lifecycle.tracking.seam import seam
 from genai_lifecycle.tracking.store import Store, still_answers
@@ -22,15 +23,15 @@ PROCESS_TAG = "lifecycle.process"  # host:pid, to tell a run that died from one 
 @contextmanager
 def run(name: str, stage: str, *, nested: bool = False, tags: Mapping[str, str] | None = None) -> Iterator[str]:
     """An MLflow run named `name`; yields its id. Ended as FINISHED, FAILED or, after Ctrl-C, KILLED."""
-    run_id = _start(
-        name,
-        {STAGE_TAG: stage, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"} | dict(tags or {}),
-        nested,
-    )
+    tags = {STAGE_TAG: stage, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"} | dict(tags or {})
+    run_id = ""
     try:
+        with interruption.held():  # a run that has begun is one that we end
+            run_id = _start(name, tags, nested)
         yield run_id
     except BaseException as exc:
-        _end_after(exc)
+        if run_id:
+            _end_after(exc)
         raise
     _end("FINISHED")
 

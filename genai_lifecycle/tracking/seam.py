@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
+from genai_lifecycle import interruption
 from genai_lifecycle.errors import LifecycleError, NotFound, StorageFailed, TrackingUnavailable
 from genai_lifecycle.storage import problems
 
@@ -28,13 +29,15 @@ def seam(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
         except LifecycleError:
             raise
         except Exception as exc:
             if ours := translated(exc):
                 raise ours from exc
             raise
+        interruption.deliver()
+        return result
 
     return guarded
 

@@ -1,4 +1,4 @@
-"""A swallowed Ctrl-C comes back at the next step, and the process's own handling is left as it was."""
+"""A swallowed or held Ctrl-C comes back at the next step, and the process's own handling is left as it was."""
 
 from __future__ import annotations
 
@@ -29,6 +29,39 @@ def test_a_swallowed_ctrl_c_is_raised_at_the_end_where_there_was_no_step():
     with pytest.raises(KeyboardInterrupt), interruption.remembered():
         with contextlib.suppress(KeyboardInterrupt):
             press_ctrl_c()
+
+
+def test_a_finaliser_does_not_swallow_it():
+    class Finalised:
+        def __del__(self):
+            press_ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt), interruption.remembered():
+        Finalised()
+        interruption.deliver()
+        pytest.fail("went on after Ctrl-C")
+
+
+def test_it_waits_for_the_end_of_a_block_that_holds_it_and_is_raised_once():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interruption.remembered():
+        with contextlib.suppress(KeyboardInterrupt), interruption.held():
+            with interruption.held():
+                press_ctrl_c()
+            done.append("all")
+        done.append("the block was left")
+        interruption.deliver()
+        done.append("and what was to be tidied up")
+    assert done == ["all", "the block was left", "and what was to be tidied up"]
+
+
+def test_the_third_is_raised_wherever_the_program_is():
+    pressed = []
+    with pytest.raises(KeyboardInterrupt), interruption.remembered(), interruption.held():
+        for _ in range(9):
+            pressed.append(1)
+            press_ctrl_c()
+    assert len(pressed) == interruption.LAST_WORD
 
 
 def test_without_ctrl_c_nothing_is_raised_and_the_handler_is_put_back():

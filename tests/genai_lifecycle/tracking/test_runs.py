@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 from conftest import free_port
 
+from genai_lifecycle import interruption
 from genai_lifecycle.errors import LifecycleError, TrackingUnavailable
 from genai_lifecycle.tracking import inventory, runs
 
@@ -14,6 +19,44 @@ def test_a_run_that_fails_is_failed_also_when_it_is_the_stores_own_fault(store, 
     with pytest.raises(LifecycleError), runs.run("experiment", "experiment"), runs.run("qa", "template", nested=True):
         raise error
     assert [run.status for run in inventory.runs(store.experiment_id)] == ["FAILED", "FAILED"]
+
+
+@pytest.fixture
+def pressed_amid():
+    """Presses Ctrl-C once, when the database is asked with a statement that starts so."""
+    from sqlalchemy import Engine, event
+
+    waiting = []
+
+    def press(connection, cursor, statement, *_) -> None:
+        if waiting and statement.startswith(waiting[0]):
+            waiting.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    event.listen(Engine, "after_cursor_execute", press)
+    yield waiting.append
+    event.remove(Engine, "after_cursor_execute", press)
+    assert not waiting, "the statement never came"
+
+
+@pytest.mark.parametrize("statement", ["SELECT runs", "INSERT INTO params", "INSERT INTO metrics"])
+def test_ctrl_c_amid_a_query_leaves_no_lock_and_no_open_run(store, pressed_amid, statement):
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), interruption.remembered(), runs.run("experiment", "experiment"):
+        with runs.run("qa", "template", nested=True):
+            pressed_amid(statement)
+            runs.log_results({"prompt": "qa/1"}, {"f1": 0.5})
+            pytest.fail("went on after Ctrl-C")
+    assert [run.status for run in inventory.runs(store.experiment_id)] == ["KILLED", "KILLED"]
+    assert time.monotonic() - began < 15  # SQLite waits 20 s for a lock
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO runs", "INSERT INTO tags"])
+def test_a_run_that_begins_as_ctrl_c_is_pressed_is_ended(store, pressed_amid, statement):
+    pressed_amid(statement)
+    with pytest.raises(KeyboardInterrupt), interruption.remembered(), runs.run("experiment", "experiment"):
+        pytest.fail("went on after Ctrl-C")
+    assert [run.status for run in inventory.runs(store.experiment_id)] == ["KILLED"]
 
 
 def test_a_store_that_is_gone_is_not_asked_again(store, monkeypatch):
