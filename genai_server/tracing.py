@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -38,6 +39,7 @@ QUIET_COUNT = 200  # traces to write at once while nobody asks
 BUSY_TICKS, BUSY_COUNT, BUSY_SHARE = 4, 10, 30
 PROVIDER = "mlflow.pyfunc"
 STOP_TIMEOUT_S = 5.0
+RESTART_S = 60.0  # between two starts of a writer that ends by itself
 
 # OpenTelemetry's names for what a caller asked for (semantic conventions for GenAI, status Development).
 _PARAMS = {
@@ -68,6 +70,7 @@ class Tracer:
         self._thread = threading.Thread(target=self._put_what_comes, name="traces", daemon=True)
         self._spool: Spool | None = None
         self._writer: subprocess.Popen | None = None
+        self._started_s = 0.0  # when the writer was, on the monotonic clock
         self._told: str | None = None
         self.dropped, self.waiting = 0, 0  # traces that did not fit; that MLflow does not have yet
 
@@ -80,12 +83,16 @@ class Tracer:
         except (sqlite3.Error, OSError) as exc:
             log.error("Requests are not traced: %s cannot be used (%s).", self._file, exc)
             return
+        self._start_writer()
+        self._thread.start()
+
+    def _start_writer(self) -> None:
+        self._started_s = time.monotonic()
         self._writer = subprocess.Popen(
             [sys.executable, "-P", str(WRITER), str(self._file)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
             env=os.environ | self._environment, start_new_session=True,
         )  # fmt: skip
         os.set_blocking(self._writer.stdin.fileno(), False)
-        self._thread.start()
 
     def stop(self) -> None:
         """Let the writer go on for a few seconds; what it does not finish waits for the next start."""
@@ -165,7 +172,15 @@ class Tracer:
             if self.waiting and ticks % BUSY_TICKS == 0:
                 self._let_write(QUIET_COUNT if is_quiet else max(BUSY_COUNT, self.waiting // BUSY_SHARE))
             if self._writer.poll() is not None:
-                self._tell_once("The trace writer has ended; traces wait in the spool for the next start.")
+                self._start_again()
+
+    def _start_again(self) -> None:
+        self._tell_once("The trace writer has ended; traces wait in the spool, and it is started again every minute.")
+        if time.monotonic() - self._started_s >= RESTART_S:
+            ended = self._writer
+            with suppress(OSError):  # no process to be had now: in a minute again
+                self._start_writer()
+                ended.stdin.close()
 
     def _let_write(self, count: int) -> None:
         with suppress(OSError):  # it is stuck, or has ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -334,17 +335,17 @@ def started(tmp_path):
     yield start
     for tracer in tracers:
         tracer._writer.kill()
-        tracer._writer.wait()
+        tracer.stop()
 
 
-def answer_times(tracer: Tracer, count: int) -> float:
-    """Seconds that the slowest of so many calls took."""
-    slowest = 0.0
+def answer_time(tracer: Tracer, count: int) -> float:
+    """Seconds that one of so many calls took, the median: a writer that is waited for stops all, a busy machine few."""
+    times = []
     for _ in range(count):
         started = time.perf_counter()
         tracer.answered(asked("a" * 2000), ANSWER, INFO, 1, 10**9)
-        slowest = max(slowest, time.perf_counter() - started)
-    return slowest
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
 
 
 STUCK = "import time\ntime.sleep(600)\n"
@@ -355,7 +356,7 @@ def test_a_share_of_the_requests_is_sampled(writer, started, monkeypatch):
     monkeypatch.setattr(tracing, "HELD_LIMIT", 5000)
     tracing.random.seed(1)
     tracer = started(0.25)
-    answer_times(tracer, 2000)
+    answer_time(tracer, 2000)
     tracer.stop()
     assert 400 < tracer.waiting < 600 and tracer.dropped == 0
 
@@ -364,7 +365,7 @@ def test_without_a_share_there_is_no_writer_and_no_file(monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "Popen", None)  # nobody may call it
     tracer = Tracer(0.0, spool_file=tmp_path / "traces.db")
     tracer.start()
-    answer_times(tracer, 3)
+    answer_time(tracer, 3)
     tracer.stop()
     assert not list(tmp_path.iterdir())
 
@@ -373,7 +374,7 @@ def test_what_a_stuck_writer_does_not_take_waits_for_the_next_start(writer, star
     writer(STUCK)
     monkeypatch.setattr(tracing, "STOP_TIMEOUT_S", 0.5)
     tracer = started(1.0, with_texts=True)
-    assert answer_times(tracer, 500) < 1.0  # nobody waits for it
+    assert answer_time(tracer, 500) < 0.01  # nobody waits for it
     began = time.monotonic()
     tracer.stop()
     assert time.monotonic() - began < 5 and tracer._writer.poll() is not None
@@ -388,7 +389,7 @@ def test_what_a_full_spool_does_not_take_is_dropped_and_counted(writer, started,
     monkeypatch.setattr(tracing, "Spool", lambda file: Spool(file, 100_000))
     tracer = started(1.0, with_texts=True)
     for _ in range(3):
-        answer_times(tracer, 100)
+        answer_time(tracer, 100)
         tracer._put_all()
     assert tracer.dropped >= 100 and "The trace spool takes nothing" in caplog.text
     tracer.stop()
@@ -399,18 +400,29 @@ def test_a_writer_that_has_ended_is_told_once_and_harms_nothing(writer, started,
     writer("raise SystemExit(1)\n")
     tracer = started(1.0, with_texts=True)
     tracer._writer.wait(10)
-    assert answer_times(tracer, 200) < 1.0
+    assert answer_time(tracer, 200) < 0.01
     wait_until(lambda: "The trace writer has ended" in caplog.text, 10)
     began = time.monotonic()
     tracer.stop()
     assert time.monotonic() - began < 5 and caplog.text.count("The trace writer has ended") == 1
 
 
+def test_a_writer_that_has_ended_is_started_again(writer, started, monkeypatch):
+    monkeypatch.setattr(tracing, "GATHER_S", 0.05)
+    monkeypatch.setattr(tracing, "RESTART_S", 0.1)
+    path = writer("raise SystemExit(1)\n")
+    tracer = started(1.0)
+    first = tracer._writer
+    first.wait(10)
+    path.write_text(STUCK)
+    wait_until(lambda: tracer._writer is not first and tracer._writer.poll() is None, 10)
+
+
 def test_a_spool_that_cannot_be_used_is_told_and_requests_are_answered(tmp_path, caplog):
     (tmp_path / "traces.db").write_text("no database, whatever its name says" * 100)
     tracer = Tracer(1.0, spool_file=tmp_path / "traces.db")
     tracer.start()
-    answer_times(tracer, 3)
+    answer_time(tracer, 3)
     tracer.stop()
     assert "Requests are not traced" in caplog.text and tracer.waiting == 0
 
@@ -423,7 +435,7 @@ def test_the_writer_may_write_all_while_nobody_asks_and_else_few(writer, tmp_pat
     busy = True
     tracer = Tracer(1.0, spool_file=tmp_path / "traces.db", is_busy=lambda: busy)
     tracer.start()
-    answer_times(tracer, 900)
+    answer_time(tracer, 900)
     wait_until(lambda: (tmp_path / "said").read_text().count("\n") >= 3)
     few = (tmp_path / "said").read_text().split()
     busy = False
