@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 from conftest import StandIn
 from mlflow.exceptions import MlflowException
+from stand_in_server import wait_until
 
 from genai_server.errors import Conflict, NotReady, Overloaded
 from genai_server.predictor import FAILED, LOADING, READY, STOPPING, LoadedModel, Predictor
@@ -84,6 +87,25 @@ def test_an_engine_that_is_down_turns_ready_off_and_on_again():
     assert predictor.status == LOADING
     model.healthy = True
     assert predictor.status == READY
+
+
+def test_the_collector_of_cycles_leaves_a_loaded_model_alone_until_it_is_replaced():
+    made: list[weakref.ref] = []
+
+    def load(uri: str) -> LoadedModel:
+        model = StandIn({})
+        model.itself = model  # a cycle, as models have
+        made.append(weakref.ref(model))
+        return loaded(model, uri)
+
+    predictor = Predictor(load, "v1", 8)
+    asyncio.run(predictor.start())
+    assert gc.get_freeze_count() > 10_000
+    for version in ("v2", "v3", "v4"):
+        asyncio.run(predictor.reload(version))
+        gc.collect()
+    wait_until(lambda: not gc.collect() and made[0]() is None)
+    assert predictor.previous.answerer is made[2]() and predictor.model.answerer is made[3]()
 
 
 # --- places ---
