@@ -32,7 +32,7 @@ def judge(model: str | None, answers: Sequence[tuple[Case, str]]) -> Judged:
             from OPENAI_BASE_URL (or OPENAI_API_BASE) and OPENAI_API_KEY.
     """
     if why := why_not(model):
-        return _skipped(why)
+        return Judged(f"skipped: {why}")
     return _ask(model or "", answers)
 
 
@@ -43,11 +43,6 @@ def why_not(model: str | None) -> str:
     if model.startswith("openai:/") and not os.environ.get("OPENAI_API_KEY"):
         return "OPENAI_API_KEY is not set (any text will do for a local endpoint)"
     return ""
-
-
-def _skipped(why: str) -> Judged:
-    log.info("The judge's scorers Correctness and RelevanceToQuery are skipped: %s.", why)
-    return Judged(f"skipped: {why}")
 
 
 def _ask(model: str, answers: Sequence[tuple[Case, str]]) -> Judged:

@@ -8,7 +8,7 @@ from pathlib import Path
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, NotFound
 from genai_lifecycle.evaluation.report import PROMPTS_FILE
-from genai_lifecycle.prompts import registry
+from genai_lifecycle.prompts import promotion, registry
 from genai_lifecycle.prompts.templates import TEMPLATES
 from genai_lifecycle.prompts.variables import variables_of
 from genai_lifecycle.results import PromptRef
@@ -21,8 +21,8 @@ QUESTION = "question"
 def prompt_in_production(config: E2EConfig, store: Store) -> PromptRef:
     """The template with the alias `production`; where the server keeps no prompts, the last experiment's winner.
 
-    When several have the alias (an experiment was killed between its two last calls), it is the one that
-    the last experiment named.
+    When several have the alias (by `evaluate --promote` or by hand, or an experiment was killed between its two last
+    calls), it is the one that was put there last; of those of which no time is known, the last experiment's winner.
 
     Raises:
         NotFound: no experiment has ended yet.
@@ -42,10 +42,9 @@ def _found(config: E2EConfig, store: Store) -> PromptRef:
     if len(found) == 1:
         return found[0]
     latest = runs.latest_winner(store)
-    named = [prompt for prompt in found if latest and str(prompt) == latest[1]]
-    if named:
-        return named[0]
-    kept = _from_artifact(config, *latest) if latest and not found else None
+    if found:
+        return max(found, key=lambda prompt: (promotion.since(prompt), latest is not None and str(prompt) == latest[1]))
+    kept = _from_artifact(config, *latest) if latest else None
     if kept is None or kept.version is not None:  # with a version there is a registry, and nothing in production
         raise NotFound("No prompt is in production yet.", hint="Run --mode experiment first.")
     return kept

@@ -152,13 +152,28 @@ def roll_back(prompt: StoredPrompt) -> tuple[int, int]:
     now, before = prompt.aliases.get(PRODUCTION), prompt.aliases.get(PREVIOUS)
     if now is None or before is None or now == before:
         raise NotFound(
-            f"No version of {prompt.name!r} before the one in production is recorded.",
-            hint="Name one: --mode prompts alias --alias production --version N.",
+            f"No version of {prompt.name!r} before the one in production is recorded.", hint=_other_way(prompt)
         )
     registry.set_alias(prompt.name, PRODUCTION, before)
     registry.set_alias(prompt.name, PREVIOUS, now)
     registry.tag_version(prompt.name, before, _record(now, ROLLED_BACK))
     return before, now
+
+
+def _other_way(prompt: StoredPrompt) -> str:
+    """The command that puts another version in production: that of the prompt whose place this one took, or any."""
+    live = in_production(prompt)
+    former = live.tags.get(FORMER, "") if live else ""
+    name, _, number = former.rpartition("/")
+    command = f"--mode prompts alias --alias {PRODUCTION} --name"
+    if name:
+        return f"It took the place of {former}: {command} {name} --version {number} puts that one back."
+    return f"Name one: {command} {prompt.name} --version N."
+
+
+def since(prompt: PromptRef) -> str:
+    """When it was put in production, as text that sorts; empty where it was not put there by us."""
+    return registry.version_of(registry.require(prompt.name), prompt.version).tags.get(SINCE, "")
 
 
 def _record(former: int | str | None, how: str) -> Mapping[str, str]:

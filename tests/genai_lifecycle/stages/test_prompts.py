@@ -254,8 +254,32 @@ def test_a_prompt_that_the_model_cannot_fill_is_not_deployed(name, config):
 
 def test_without_a_former_version_there_is_no_way_back(name):
     act("create", name, template=FIRST)
-    with pytest.raises(NotFound, match="before the one in production"):
+    with pytest.raises(NotFound, match="before the one in production") as caught:
         act("rollback", name)
+    assert f"--alias production --name {name} --version N" in caught.value.hint
+
+
+def test_the_prompt_whose_place_was_taken_is_named(name):
+    act("create", "qa-expert", template=FIRST)
+    act("create", "qa-simple", template=SECOND)
+    registry.tag_version("qa-simple", 1, {promotion.FORMER: "qa-expert/1"})
+    with pytest.raises(NotFound) as caught:
+        act("rollback", "qa-simple")
+    assert "took the place of qa-expert/1" in caught.value.hint
+    assert "--name qa-expert --version 1" in caught.value.hint
+    for prompt in ("qa-expert", "qa-simple"):
+        act("delete", prompt, force=True)
+
+
+def test_of_two_in_production_the_model_gets_the_last_one(name, config):
+    for prompt, since in (("qa-expert", "2026-01-02T00:00:00Z"), ("qa-simple", "2026-01-01T00:00:00Z")):
+        act("create", prompt, template=FIRST)
+        registry.tag_version(prompt, 1, {promotion.SINCE: since})
+    assert prompt_in_production(config, open_store(config)).name == "qa-expert"
+    registry.tag_version("qa-simple", 1, {promotion.SINCE: "2026-01-03T00:00:00Z"})
+    assert prompt_in_production(config, open_store(config)).name == "qa-simple"
+    for prompt in ("qa-expert", "qa-simple"):
+        act("delete", prompt, force=True)
 
 
 # --- deleting -------------------------------------------------------------------------------------
