@@ -9,6 +9,7 @@ as soon as the call is over. A library that swallows it elsewhere only puts it o
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -50,9 +51,9 @@ def held() -> Iterator[None]:
 
 
 def deliver() -> None:
-    """Raise the KeyboardInterrupt that was held back, if there is one."""
+    """Raise the KeyboardInterrupt that was held back, if there is one; in the main thread only, as Python does."""
     global _is_held
-    if _is_held and not _holders:
+    if _is_held and not _holders and threading.current_thread() is threading.main_thread():
         _is_held = False
         raise KeyboardInterrupt
 

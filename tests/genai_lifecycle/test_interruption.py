@@ -31,11 +31,12 @@ def test_a_swallowed_ctrl_c_is_raised_at_the_end_where_there_was_no_step():
             press_ctrl_c()
 
 
-def test_a_finaliser_does_not_swallow_it():
-    class Finalised:
-        def __del__(self):
-            press_ctrl_c()
+class Finalised:
+    def __del__(self):
+        press_ctrl_c()
 
+
+def test_a_finaliser_does_not_swallow_it():
     with pytest.raises(KeyboardInterrupt), interruption.remembered():
         Finalised()
         interruption.deliver()
@@ -53,6 +54,23 @@ def test_it_waits_for_the_end_of_a_block_that_holds_it_and_is_raised_once():
         interruption.deliver()
         done.append("and what was to be tidied up")
     assert done == ["all", "the block was left", "and what was to be tidied up"]
+
+
+def test_it_is_raised_in_the_main_thread_and_in_no_other():
+    done = []
+
+    def work() -> None:
+        interruption.deliver()
+        done.append("all")
+
+    with pytest.raises(KeyboardInterrupt), interruption.remembered():
+        Finalised()
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert done == ["all"]
+        interruption.deliver()
+        pytest.fail("went on after Ctrl-C")
 
 
 def test_the_third_is_raised_wherever_the_program_is():
