@@ -102,7 +102,7 @@ def _prompts(config: E2EConfig) -> None:
         return
     result = lifecycle.prompts()
     print(f"Tracking   {lifecycle.store.description}\n")
-    print(printed.text_of(result))
+    print(printed.text_of(config, result))
 
 
 def _ui(config: E2EConfig) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from genai_lifecycle.prompts.promotion import FORMER, HOW, SINCE, evaluate_command
+from genai_lifecycle.commands import mode_command
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.prompts.promotion import FORMER, HOW, SINCE, evaluate_flags
 from genai_lifecycle.prompts.variables import variables_of
 from genai_lifecycle.results import PromptsResult, StoredPrompt, StoredVersion
 
 _WIDEST = 60  # characters of a cell
 
 
-def text_of(result: PromptsResult) -> str:
-    """What a person reads of it."""
+def text_of(config: E2EConfig, result: PromptsResult) -> str:
+    """What a person reads of it, with what to type next."""
     if result.action == "list":
         return _prompts(result.prompts)
     if result.action == "show":
@@ -22,7 +24,7 @@ def text_of(result: PromptsResult) -> str:
         return _history(result.versions)
     if result.action == "diff":
         return result.diff or "The texts are the same."
-    return _changed(result)
+    return _changed(config, result)
 
 
 def _prompts(prompts: Sequence[StoredPrompt]) -> str:
@@ -32,10 +34,11 @@ def _prompts(prompts: Sequence[StoredPrompt]) -> str:
     return table(("PROMPT", "NEWEST", "ALIASES", "TAGS"), rows)
 
 
-def _changed(result: PromptsResult) -> str:
+def _changed(config: E2EConfig, result: PromptsResult) -> str:
     lines = [result.message, *([f"  gate: {result.decision}"] if result.decision else [])]
     if result.decision is not None and not result.decision.allowed:
-        lines += [f"  next: {evaluate_command(result.prompts[0], result.versions[0].version)} --promote"]
+        flags = evaluate_flags(result.prompts[0], result.versions[0].version)
+        lines += [f"  next: {mode_command(config, 'evaluate', *flags, '--promote')}"]
     return "\n".join(lines)
 
 

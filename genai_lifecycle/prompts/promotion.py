@@ -115,10 +115,10 @@ def _decided(version: StoredVersion, former: StoredVersion | None, gate: Gate, f
     return replace(decision, allowed=force, passed=False, reasons=(*decision.reasons, differs))
 
 
-def evaluate_command(prompt: StoredPrompt, number: int) -> str:
-    """The flags that evaluate a version beside the one in production."""
+def evaluate_flags(prompt: StoredPrompt, number: int) -> list[str]:
+    """The flags of `--mode evaluate` for a version beside the one in production."""
     compared = [f"{prompt.name}@{PRODUCTION}"] if PRODUCTION in prompt.aliases else []
-    return " ".join(["--mode evaluate", *(f"--prompt {name}" for name in [*compared, f"{prompt.name}/{number}"])])
+    return [word for name in [*compared, f"{prompt.name}/{number}"] for word in ("--prompt", name)]
 
 
 def in_production(prompt: StoredPrompt) -> StoredVersion | None:

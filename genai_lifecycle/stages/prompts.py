@@ -223,10 +223,10 @@ def _alias(wish: PromptsWish, gate: Callable[[], Gate]) -> PromptsResult:
         return _result(wish, version.version, f"{wish.alias} points at {version}.")
     result = _promoted(wish, version.version, str(version), gate())
     if result.decision is not None and not result.decision.allowed:
+        flags = " ".join(promotion.evaluate_flags(prompt, version.version))
         raise GateRefused(
             f"{version} does not go into production: {'; '.join(result.decision.reasons)}.",
-            hint=f"Measure again: {promotion.evaluate_command(prompt, version.version)} --cases FILE. "
-            "--force overrides the gate, and is recorded.",
+            hint=f"Measure again: --mode evaluate {flags} --cases FILE. --force overrides the gate, and is recorded.",
         )
     return replace(result, message=f"{version} is in production.")
 
