@@ -86,7 +86,8 @@ class Predictor:
             raise Conflict("Another load is under way already.", "Ask again when it has ended.")
         async with self._loading:
             with _left_out_of_collections():
-                gc.collect()  # what is left of a version that has been replaced twice
+                if self.previous is not None:
+                    gc.collect()  # what is left of versions that were replaced twice
                 return await self._replaced(model_uri or self._model_uri)
 
     async def _replaced(self, model_uri: str) -> LoadedModel:

@@ -39,24 +39,24 @@ def pressed_amid():
     assert not waiting, "the statement never came"
 
 
-@pytest.mark.parametrize("statement", ["SELECT runs", "INSERT INTO params", "INSERT INTO metrics"])
-def test_ctrl_c_amid_a_query_leaves_no_lock_and_no_open_run(store, pressed_amid, statement):
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), interruption.remembered(), runs.run("experiment", "experiment"):
-        with runs.run("qa", "template", nested=True):
-            pressed_amid(statement)
-            runs.log_results({"prompt": "qa/1"}, {"f1": 0.5})
-            pytest.fail("went on after Ctrl-C")
-    assert [run.status for run in inventory.runs(store.experiment_id)] == ["KILLED", "KILLED"]
-    assert time.monotonic() - began < 15  # SQLite waits 20 s for a lock
+def test_ctrl_c_amid_a_query_leaves_no_lock_and_no_open_run(store, pressed_amid):
+    for statement in ("SELECT runs", "INSERT INTO params", "INSERT INTO metrics"):
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt), interruption.remembered(), runs.run("experiment", "experiment"):
+            with runs.run("qa", "template", nested=True):
+                pressed_amid(statement)
+                runs.log_results({"prompt": "qa/1"}, {"f1": 0.5})
+                pytest.fail(f"went on after Ctrl-C amid {statement}")
+        assert time.monotonic() - began < 15  # SQLite waits 20 s for a lock
+    assert [run.status for run in inventory.runs(store.experiment_id)] == ["KILLED"] * 6
 
 
-@pytest.mark.parametrize("statement", ["INSERT INTO runs", "INSERT INTO tags"])
-def test_a_run_that_begins_as_ctrl_c_is_pressed_is_ended(store, pressed_amid, statement):
-    pressed_amid(statement)
-    with pytest.raises(KeyboardInterrupt), interruption.remembered(), runs.run("experiment", "experiment"):
-        pytest.fail("went on after Ctrl-C")
-    assert [run.status for run in inventory.runs(store.experiment_id)] == ["KILLED"]
+def test_a_run_that_begins_as_ctrl_c_is_pressed_is_ended(store, pressed_amid):
+    for statement in ("INSERT INTO runs", "INSERT INTO tags"):
+        pressed_amid(statement)
+        with pytest.raises(KeyboardInterrupt), interruption.remembered(), runs.run("experiment", "experiment"):
+            pytest.fail(f"went on after Ctrl-C amid {statement}")
+    assert [run.status for run in inventory.runs(store.experiment_id)] == ["KILLED"] * 2
 
 
 def test_a_store_that_is_gone_is_not_asked_again(store, monkeypatch):
