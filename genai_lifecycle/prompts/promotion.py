@@ -167,7 +167,7 @@ def _other_way(prompt: StoredPrompt) -> str:
     name, _, number = former.rpartition("/")
     command = f"--mode prompts alias --alias {PRODUCTION} --name"
     if name:
-        return f"It took the place of {former}: {command} {name} --version {number} puts that one back."
+        return f"It took the place of {former}: {command} {name} --version {number} puts that one back, past the gate."
     return f"Name one: {command} {prompt.name} --version N."
 
 
@@ -176,6 +176,14 @@ def since(prompt: PromptRef) -> str:
     return registry.version_of(registry.require(prompt.name), prompt.version).tags.get(SINCE, "")
 
 
+def renew(version: StoredVersion) -> None:
+    """Count a version that is in production as the one put there last: `deploy` then takes it before the others."""
+    registry.tag_version(version.name, version.version, {SINCE: _now()})
+
+
 def _record(former: int | str | None, how: str) -> Mapping[str, str]:
-    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {SINCE: since, HOW: how, FORMER: str(former) if former is not None else "none"}
+    return {SINCE: _now(), HOW: how, FORMER: str(former) if former is not None else "none"}
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -221,6 +221,8 @@ def _alias(wish: PromptsWish, gate: Callable[[], Gate]) -> PromptsResult:
     if wish.alias != PRODUCTION:
         registry.set_alias(wish.name, wish.alias, version.version)
         return _result(wish, version.version, f"{wish.alias} points at {version}.")
+    if prompt.aliases.get(PRODUCTION) == version.version:
+        promotion.renew(version)
     result = _promoted(wish, version.version, str(version), gate())
     if result.decision is not None and not result.decision.allowed:
         flags = " ".join(promotion.evaluate_flags(prompt, version.version))

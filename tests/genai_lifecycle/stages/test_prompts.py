@@ -276,7 +276,7 @@ def test_of_two_in_production_the_model_gets_the_last_one(name, config):
         act("create", prompt, template=FIRST)
         registry.tag_version(prompt, 1, {promotion.SINCE: since})
     assert prompt_in_production(config, open_store(config)).name == "qa-expert"
-    registry.tag_version("qa-simple", 1, {promotion.SINCE: "2026-01-03T00:00:00Z"})
+    act("alias", "qa-simple", alias=PRODUCTION, version=1)  # it is there already; now it is the last one
     assert prompt_in_production(config, open_store(config)).name == "qa-simple"
     for prompt in ("qa-expert", "qa-simple"):
         act("delete", prompt, force=True)
