@@ -116,6 +116,6 @@ class RegistryDown(ServerError):
 
 
 class EngineDown(ServerError):
-    """The engine ended under the question, or is being started afresh."""
+    """The engine ended under the question, or is being restarted."""
 
     status, code = 503, "engine_down"

@@ -108,7 +108,7 @@ class _EngineCollector(Collector):
             (GaugeMetricFamily, "num_requests_running", "Answers in the batch.", load.running),
             (GaugeMetricFamily, "num_requests_waiting", "Questions that wait for the batch.", load.waiting),
             (GaugeMetricFamily, "kv_cache_usage_perc", "Taken share of the cache, 0 to 1.", _cache_usage(load)),
-            (CounterMetricFamily, "engine_restarts", "Times that the engine was started afresh.", load.restarts),
+            (CounterMetricFamily, "engine_restarts", "Restarts of the engine.", load.restarts),
         ):
             if value is None:
                 continue

@@ -53,7 +53,7 @@ class Predictor:
 
     @property
     def status(self) -> str:
-        """loading, ready, failed or stopping; an engine that is being started afresh counts as loading."""
+        """loading, ready, failed or stopping; an engine that is being restarted counts as loading."""
         if self._stopping:
             return STOPPING
         if self.failure:

@@ -138,6 +138,21 @@ def tiny_gpt2(made_once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_ir(tiny_gpt2, made_once) -> Path:
+    """Its converted model; the answers go on to the end of the window."""
+    from tiny_model import make_ir
+
+    return made_once("tiny-ir", lambda target: make_ir(tiny_gpt2, target))
+
+
+@pytest.fixture
+def waiting():
+    from waiting import Waiting
+
+    return Waiting()
+
+
+@pytest.fixture(scope="session")
 def lessons_gpt2(made_once) -> Path:
     """Folder of the GPT-2 that was taught the answers of `tiny_model.LESSONS`; read only."""
     from tiny_model import make_lessons_gpt2

@@ -54,6 +54,7 @@ class Job:
         self.error: Exception | None = None
         self.queued_s = 0.0  # until the engine began with it
         self.first_token_s = 0.0  # 0 until there is a token
+        self.number = 0  # that the engine gave it
         self._cancelled = threading.Event()
         self._on_cancel: Callable[[], None] | None = None
 
@@ -77,11 +78,15 @@ class Job:
 
     def cancel(self) -> None:
         """Stop the work after the step under way; the job then ends as `cancelled`, with the tokens so far."""
-        if self.is_cancelled:
-            return
-        self._cancelled.set()
-        if self._on_cancel:
+        if self.mark_cancelled() and self._on_cancel:
             self._on_cancel()
+
+    def mark_cancelled(self) -> bool:
+        """Count as cancelled, without a word to the engine; False where it did so already, or is over."""
+        if self.is_cancelled or self.is_over:
+            return False
+        self._cancelled.set()
+        return True
 
     def check_alive(self) -> None:
         """Raises EngineFailed when the engine failed, or when it has not kept the deadline by far."""
@@ -127,7 +132,7 @@ class Load:
     running: int = 0  # jobs in the batch
     waiting: int = 0  # jobs that are not in it yet
     cancelled: int = 0  # jobs cancelled since the engine was made, those that a stop string ended among them
-    restarts: int = 0  # times that the engine had to be started afresh
+    restarts: int = 0  # restarts since the engine was made
     cache_usage: float | None = None  # taken share of the cache of keys and values, 0 to 1; None = there is none
 
 
@@ -140,6 +145,9 @@ class Engine(Protocol):
     def submit(self, job: Job) -> None:
         """Take a job; returns at once. Raises MlflowException for ids or lengths that do not fit the model."""
 
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Cancel many jobs at once; those that are over are left alone."""
+
     def log_likelihoods(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
         """Mean natural-log probability per token of each answer after its prompt; at most 0, higher is likelier.
 
@@ -148,6 +156,9 @@ class Engine(Protocol):
 
     def is_healthy(self) -> bool:
         """Whether it can take jobs now."""
+
+    def failure(self) -> str:
+        """Why it will take no job any more; empty while it can."""
 
     def load(self) -> Load:
         """What it is busy with."""

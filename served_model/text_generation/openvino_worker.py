@@ -4,9 +4,9 @@ Started as a file (`python openvino_worker.py FD`) by `openvino_engine.py`, beca
 the GIL: in a thread it would starve the process that answers HTTP. It imports nothing of ours and neither torch
 nor a tokenizer, trusts that what it gets was checked, and ends when the other side of the pipe is closed.
 
-Messages are JSON, one a frame. In: the settings first; then `{"add": …}`, `{"cancel": id}`. Out: `{"ready": …}`
-first; then, after every step, `{"events": [[id, [token ids], end or null], …], "begun": [[id, seconds ago], …],
-"running": n, "waiting": n, "cache_usage": share}`, where a scored text's end is `{"log_probs": […]}`.
+Messages are JSON, one a frame. In: the settings first; then lists of `{"add": job}` and `{"cancel": [ids]}`. Out:
+`{"ready": …}` first; then, after every step, `{"events": [[id, [token ids], end or null], …], "begun": [[id, seconds
+ago], …], "running": n, "waiting": n, "cache_usage": share}`, where a scored text's end is `{"log_probs": […]}`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import ctypes
 import json
 import sys
 import time
-from collections import deque
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,7 +31,7 @@ import openvino  # noqa: E402
 import openvino_genai as genai  # noqa: E402
 
 MAX_RUNNING = 64  # jobs in the batch; more wait
-RESERVED = 16  # places of the batch that one call's list may not take, so that others start at once
+RESERVED = 16  # places of the batch that calls of many jobs leave to calls of one, so that these start at once
 MAX_BATCHED_TOKENS = 512  # of one step: long prompts are read in pieces between the others' tokens
 _MADV_PAGEOUT = 21  # asm-generic/mman-common.h
 CACHE_GB = 1  # of keys and values at most; jobs wait when it is full
@@ -45,8 +46,10 @@ class Running:
     id: int
     group: int
     deadline: float
+    prompt_tokens: int
     handle: Any
     is_score: bool
+    is_reading: bool = True  # no token of the answer yet
     stopped: bool = False  # an end-of-text token came
     log_probs: list[float] = field(default_factory=list)
 
@@ -83,13 +86,59 @@ def cache_blocks(settings: dict[str, Any]) -> int:
     return min(needed, CACHE_GB * 2**30 // (token_bytes * BLOCK_TOKENS))
 
 
+class Waiting:
+    """The jobs that are not in the batch yet: each group's in their order, the groups in turn."""
+
+    def __init__(self) -> None:
+        # group -> id -> job; the first group is the next in turn. A plain dict is slow to give its first item again
+        # and again.
+        self._groups: OrderedDict[int, OrderedDict[int, dict]] = OrderedDict()
+        self._group_of: dict[int, int] = {}  # id -> group
+
+    def __len__(self) -> int:
+        return len(self._group_of)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (job for jobs in self._groups.values() for job in jobs.values())
+
+    def groups(self) -> list[int]:
+        """Those that have a job waiting, the next in turn first."""
+        return list(self._groups)
+
+    def count(self, group: int) -> int:
+        """How many jobs of the group wait."""
+        return len(self._groups.get(group, ()))
+
+    def add(self, job: dict[str, Any]) -> None:
+        self._groups.setdefault(job["group"], OrderedDict())[job["id"]] = job
+        self._group_of[job["id"]] = job["group"]
+
+    def next_of(self, group: int) -> dict[str, Any]:
+        """Take the group's first job; the group moves behind the others."""
+        job = self.remove(next(iter(self._groups[group])))
+        if group in self._groups:
+            self._groups.move_to_end(group)
+        return job
+
+    def remove(self, job_id: int) -> dict[str, Any] | None:
+        """Take one job out, if it waits."""
+        group = self._group_of.pop(job_id, None)
+        if group is None:
+            return None
+        job = self._groups[group].pop(job_id)
+        if not self._groups[group]:
+            del self._groups[group]
+        return job
+
+
 class Batch:
-    """The jobs under way and those that wait: each group's in their order, the groups in turn."""
+    """The jobs under way and those that wait; the groups take turns."""
 
     def __init__(self, pipeline: Any, eos_ids: list[int]):
         self.pipeline, self.eos_ids = pipeline, set(eos_ids)
-        self.waiting: dict[int, deque[dict]] = {}  # group -> its jobs; the first group is the next in turn
+        self.waiting = Waiting()
         self.running: dict[int, Running] = {}
+        self._next_deadline = float("inf")  # no job's is earlier
         self.events: list[list] = []
         self.begun: dict[int, float] = {}  # job -> when it came in, until it is told
         self.answered = False  # the pipeline has run
@@ -98,14 +147,17 @@ class Batch:
     def is_idle(self) -> bool:
         return not (self.running or self.waiting or self.events)
 
-    def take(self, message: dict[str, Any]) -> None:
-        """Queue a job, or cancel one wherever it is."""
-        if "add" in message:
-            job = message["add"]
-            job["deadline"] = time.monotonic() + job["left_s"]
-            self.waiting.setdefault(job["group"], deque()).append(job)
-        else:
-            self._leave(message["cancel"], "cancelled")
+    def take(self, messages: list[dict[str, Any]]) -> None:
+        """Queue jobs, and cancel others wherever they are."""
+        for message in messages:
+            if "add" in message:
+                job = message["add"]
+                job["deadline"] = time.monotonic() + job["left_s"]
+                self.waiting.add(job)
+                self._next_deadline = min(self._next_deadline, job["deadline"])
+            else:
+                for job_id in message["cancel"]:
+                    self._leave(job_id, "cancelled")
 
     def step(self) -> list[list]:
         """One token for everyone in the batch; returns what happened."""
@@ -128,37 +180,40 @@ class Batch:
             "events": events,
             "begun": [[job_id, now - since] for job_id, since in begun.items()],
             "running": len(self.running),
-            "waiting": sum(map(len, self.waiting.values())),
+            "waiting": len(self.waiting),
             "cache_usage": cache_usage,
         }
 
     # --- who may come in ---
 
     def _admit(self) -> None:
-        """Fill the free places, one job of each group in turn."""
-        held = {group: 0 for group in self.waiting}
-        for job in self.running.values():
-            if job.group in held:
-                held[job.group] += 1
-        turns = deque(self.waiting)
+        """Fill the free places, one job of each group in turn.
+
+        Groups of many jobs leave `RESERVED` places free, and wait while a whole step's worth of prompt tokens is
+        still to be read: a group of one job is then read within a step or two of its arrival.
+        """
+        if not self.waiting:
+            return
+        running = Counter(job.group for job in self.running.values())
+        is_many = {
+            group: running[group] + self.waiting.count(group) > 1 for group in (*running, *self.waiting.groups())
+        }
+        held = sum(is_many[job.group] for job in self.running.values())
+        unread = sum(job.prompt_tokens for job in self.running.values() if job.is_reading)
+        turns = deque(self.waiting.groups())
         while turns and len(self.running) < MAX_RUNNING:
             group = turns.popleft()
-            if held[group] >= MAX_RUNNING - RESERVED:
-                continue
-            self._start(self._next_of(group))
-            held[group] += 1
-            if group in self.waiting:
+            if is_many[group]:
+                if held >= MAX_RUNNING - RESERVED or unread >= MAX_BATCHED_TOKENS:
+                    continue
+                held += 1
+            job = self.waiting.next_of(group)
+            unread += len(job["ids"])
+            self._start(job)
+            if self.waiting.count(group):
                 turns.append(group)
 
-    def _next_of(self, group: int) -> dict:
-        """The group's first job; the group moves behind the others."""
-        jobs = self.waiting.pop(group)
-        job = jobs.popleft()
-        if jobs:
-            self.waiting[group] = jobs
-        return job
-
-    def _start(self, job: dict) -> None:
+    def _start(self, job: dict[str, Any]) -> None:
         ids = openvino.Tensor(np.array([job["ids"]], dtype=np.int64))
         try:
             handle = self.pipeline.add_request(job["id"], ids, self._config(job))
@@ -166,7 +221,9 @@ class Batch:
             self.events.append([job["id"], [], {"error": str(exc).splitlines()[0]}])
             return
         self.begun[job["id"]] = time.monotonic()
-        self.running[job["id"]] = Running(job["id"], job["group"], job["deadline"], handle, "score" in job)
+        self.running[job["id"]] = Running(
+            job["id"], job["group"], job["deadline"], len(job["ids"]), handle, "score" in job
+        )
 
     def _config(self, job: dict) -> Any:
         config = genai.GenerationConfig()
@@ -189,27 +246,24 @@ class Batch:
     # --- who leaves ---
 
     def _expire(self) -> None:
+        """End the jobs whose deadline has passed. All are looked at only when the next deadline may have come."""
         now = time.monotonic()
-        late = [job.id for job in self.running.values() if now > job.deadline]
-        late += [job["id"] for jobs in self.waiting.values() for job in jobs if now > job["deadline"]]
-        for job_id in late:
+        if now <= self._next_deadline:
+            return
+        deadlines = {job.id: job.deadline for job in self.running.values()}
+        deadlines |= {job["id"]: job["deadline"] for job in self.waiting}
+        for job_id in [job_id for job_id, deadline in deadlines.items() if now > deadline]:
             self._leave(job_id, "timeout")
+            del deadlines[job_id]
+        self._next_deadline = min(deadlines.values(), default=float("inf"))
 
     def _leave(self, job_id: int, reason: str) -> None:
         """End a job before its time, with the tokens it has; one that has ended already is left alone."""
         if job := self.running.pop(job_id, None):
             self.events.append([job_id, self._new_ids(job), reason])
             job.handle.cancel()  # after reading: nothing can be read of a cancelled job
-            return
-        for group, jobs in list(self.waiting.items()):
-            kept = deque(job for job in jobs if job["id"] != job_id)
-            if len(kept) == len(jobs):
-                continue
+        elif self.waiting.remove(job_id):
             self.events.append([job_id, [], reason])
-            if kept:
-                self.waiting[group] = kept
-            else:
-                del self.waiting[group]
 
     def _read(self, job: Running) -> None:
         if job.is_score:
@@ -217,6 +271,7 @@ class Batch:
             return
         status = job.handle.get_status()  # before reading: what comes after it is read in the next step
         ids = self._new_ids(job)
+        job.is_reading = job.is_reading and not ids
         ended = status != genai.GenerationStatus.RUNNING
         if ended:
             del self.running[job.id]

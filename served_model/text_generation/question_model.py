@@ -67,17 +67,22 @@ class QuestionModel:
 
     # --- for a server's event loop ---
 
+    def new_group(self) -> int:
+        """A number for the questions of one caller, so that they take turns with other callers'."""
+        return next_group()
+
     async def ask(
-        self, model_input: Any, params: Mapping[str, Any] | None = None, *, is_rendered: bool = False
+        self, model_input: Any, params: Mapping[str, Any] | None = None, *, is_rendered: bool = False, group: int = 0
     ) -> list[dict[str, Any]]:
         """As `answer`, without holding a thread; cancelling the task stops the generation.
 
         Args:
             is_rendered: the questions are whole prompts already, so the frozen one stays out.
+            group: from `new_group`, for questions of one caller that come in several calls; 0 = these alone.
         """
         sampling = Sampling.from_params(params)
         prompts = [self._encode(turn, sampling, is_rendered) for turn in turns_from(model_input)]
-        group = next_group() if len(prompts) > 1 else 0
+        group = group or (next_group() if len(prompts) > 1 else 0)
         answers = [self.text_model.acomplete(prompt, sampling, group) for prompt in prompts]
         return [asdict(answer) for answer in await asyncio.gather(*answers)]
 
@@ -91,11 +96,13 @@ class QuestionModel:
             raise bad_input(f"A stream answers one question; the input has {len(turns)}.")
         return self.text_model.astream(self._encode(turns[0], sampling, is_rendered), sampling)
 
-    async def continue_text(self, text: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Continue a text as it stands, without the prompt template; `Answer` fields."""
+    async def continue_text(
+        self, text: str, params: Mapping[str, Any] | None = None, *, group: int = 0
+    ) -> dict[str, Any]:
+        """Continue a text as it stands, without the prompt template; `Answer` fields. `group` as in `ask`."""
         sampling = Sampling.from_params(params)
         prompt = self.text_model.encode_plain(text, sampling.max_new_tokens)
-        return asdict(await self.text_model.acomplete(prompt, sampling))
+        return asdict(await self.text_model.acomplete(prompt, sampling, group))
 
     def continue_text_stream(self, text: str, params: Mapping[str, Any] | None = None) -> AsyncIterator[dict[str, Any]]:
         """As `continue_text`, piece by piece."""
@@ -117,6 +124,10 @@ class QuestionModel:
     def is_healthy(self) -> bool:
         """Whether the engine can answer now."""
         return self.text_model.engine.is_healthy()
+
+    def failure(self) -> str:
+        """Why it will never answer again; empty while it can."""
+        return self.text_model.engine.failure()
 
     def engine_load(self) -> Load:
         """How busy the engine is."""

@@ -17,6 +17,8 @@ from .sampling import Sampling
 from .writer import Writer
 
 PLAIN, DIALOGUE = "plain", "dialogue"  # turn formats: a text to continue, or DialoGPT's joined turns
+_CHARACTERS_A_TOKEN = 8  # English has 4 to 5
+_CUT_MARGIN = 256  # characters: the tokens at a cut may be others than in the whole text
 _WATCH_EVERY_S = 2.0  # how often a waiting caller looks whether the engine is still alive
 _groups = itertools.count(1)  # one number a call
 
@@ -52,6 +54,7 @@ class TextModel:
         if turn_format not in (PLAIN, DIALOGUE):
             raise bad_input(f"turn format is {turn_format!r}; use {PLAIN!r} or {DIALOGUE!r}.")
         self.tokenizer, self.engine, self.turn_format = tokenizer, engine, turn_format
+        self._longest_token = max(map(len, tokenizer.get_vocab()), default=1)  # in characters
 
     @classmethod
     def load(cls, folder: str | Path, turn_format: str = PLAIN) -> TextModel:
@@ -73,22 +76,25 @@ class TextModel:
         With a history, or in the dialogue format, every turn is followed by the end-of-text token, as
         DialoGPT was trained (Zhang et al. 2020, section 3).
         """
-        if history or self.turn_format == DIALOGUE:
-            ids = [token for turn in (*history, text) for token in self._turn_ids(turn)]
-        else:
-            ids = self._ids(text)
-        return self._fitted(ids, max_new_tokens)
+        room = self._room(max_new_tokens)
+        if not history and self.turn_format != DIALOGUE:
+            return _fitted(self._last_ids(text, room), room)
+        ids: list[int] = []
+        for turn in reversed((*history, text)):  # the last turns are those that fit
+            ids = [*self._turn_ids(turn, room), *ids]
+            if len(ids) > room:
+                break
+        return _fitted(ids, room)
 
     def encode_plain(self, text: str, max_new_tokens: int = 96) -> Prompt:
         """Token ids of a text that is to be continued as it stands, whatever the turn format."""
-        return replace(self._fitted(self._ids(text), max_new_tokens), keeps_spaces=True)
+        room = self._room(max_new_tokens)
+        return replace(_fitted(self._last_ids(text, room), room), keeps_spaces=True)
 
-    def _fitted(self, ids: list[int], max_new_tokens: int) -> Prompt:
+    def _room(self, max_new_tokens: int) -> int:
+        """Most tokens of a prompt."""
         window = self.engine.limits.window
-        room = max(window - max_new_tokens, window // 2)
-        if len(ids) <= room:
-            return Prompt(ids)
-        return Prompt(ids[-room:], (f"The prompt has {len(ids)} tokens; the first {len(ids) - room} were cut off.",))
+        return max(window - max_new_tokens, window // 2)
 
     def encode_answer(self, answer: str, prompt_text: str, history: Sequence[str] = ()) -> list[int]:
         """Token ids of a known answer as it would follow the prompt: with a space after a plain prompt."""
@@ -98,10 +104,23 @@ class TextModel:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def _turn_ids(self, turn: str) -> list[int]:
+    def _last_ids(self, text: str, count: int) -> list[int]:
+        """Token ids of the text, or of its end where it has more than `count`: then more than `count` of them.
+
+        A megabyte takes half a second to tokenise, and an event loop waits. So a long text is cut first, generously
+        for ordinary text; where tokens are long (spaces, dashes), once more, for the longest tokens there are.
+        """
+        margin = max(_CUT_MARGIN, 2 * self._longest_token)
+        for characters in (count * _CHARACTERS_A_TOKEN + margin, count * self._longest_token + margin):
+            ids = self._ids(text[-characters:])
+            if len(ids) > count or len(text) <= characters:
+                break
+        return ids
+
+    def _turn_ids(self, turn: str, count: int) -> list[int]:
         if self.engine.limits.eos_id is None:
             raise bad_input("The model has no end-of-text token, which joins the turns of a dialogue.")
-        return [*self._ids(turn), self.engine.limits.eos_id]
+        return [*self._last_ids(turn, count), self.engine.limits.eos_id]
 
     # --- answers ---
 
@@ -120,12 +139,12 @@ class TextModel:
         answering = self._hand_in(prompts, sampling, news.set, each_token=bool(sampling.stop))
         try:
             if on_start:
-                on_start(lambda: _cancel(answering))
+                on_start(lambda: self._cancel(answering))
             while any([not item.advance()[1] for item in answering]):  # a list: every one is advanced
                 news.wait(_WATCH_EVERY_S)
                 news.clear()
         finally:
-            _cancel(answering)
+            self._cancel(answering)
         return [item.answer() for item in answering]
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[dict[str, Any]]:
@@ -147,7 +166,7 @@ class TextModel:
                     news.clear()
             yield {"delta": "", **asdict(answering[0].answer())}
         finally:
-            _cancel(answering)
+            self._cancel(answering)
 
     async def acomplete(self, prompt: Prompt, sampling: Sampling, group: int = 0) -> Answer:
         """As `complete` for one prompt, without holding a thread; cancelling the task stops the generation."""
@@ -177,7 +196,7 @@ class TextModel:
                 else:
                     await _next_news(news)
         finally:
-            _cancel(answering)
+            self._cancel(answering)
 
     def _hand_in(
         self,
@@ -197,9 +216,13 @@ class TextModel:
             for item in sorted(answering, key=lambda item: len(item.prompt.token_ids)):
                 self.engine.submit(item.job)
         except Exception:
-            _cancel(answering)
+            self._cancel(answering)
             raise
         return answering
+
+    def _cancel(self, answering: Sequence[Answering]) -> None:
+        """With one message to the engine, however many they are."""
+        self.engine.cancel([item.job for item in answering])
 
     def log_likelihoods(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> list[float]:
         """Mean natural-log probability per token of each known answer; at most 0, higher is likelier."""
@@ -242,15 +265,15 @@ class Answering:
         )
 
 
+def _fitted(ids: list[int], room: int) -> Prompt:
+    if len(ids) <= room:
+        return Prompt(ids)
+    return Prompt(ids[-room:], (f"The prompt was too long for the model; its last {room} tokens were kept.",))
+
+
 def next_group() -> int:
     """A number for the jobs of one call, so that no call keeps the others waiting."""
     return next(_groups)
-
-
-def _cancel(answering: Sequence[Answering]) -> None:
-    for item in answering:
-        if not item.job.is_over:
-            item.job.cancel()
 
 
 def _wake(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:

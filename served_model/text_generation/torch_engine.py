@@ -73,8 +73,15 @@ class TorchEngine:
             scores |= dict(zip(chunk, values, strict=True))
         return [scores[i] for i in range(len(rows))]
 
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.cancel()
+
     def is_healthy(self) -> bool:
         return self._batches.is_running()
+
+    def failure(self) -> str:
+        return ""  # a batch that fails is its callers' matter, and the thread goes on
 
     def load(self) -> Load:
         return self._batches.load()

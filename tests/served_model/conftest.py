@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-import time
 from pathlib import Path
 
 import pytest
 from tiny_model import LESSONS, TEMPLATE, make_gpt2, make_ir, open_engine
 
 from served_model.text_generation.checkpoint import load_tokenizer
-from served_model.text_generation.engine import Job
 from served_model.text_generation.text_model import TextModel
 
 CODE = Path(__file__).resolve().parents[2] / "served_model" / "text_generation"
@@ -29,12 +26,6 @@ def taught(lessons_gpt2) -> Path:
 def taught_ir(taught, made_once) -> Path:
     """Its converted model, fp32."""
     return made_once("lessons-ir", lambda target: make_ir(taught, target))
-
-
-@pytest.fixture(scope="session")
-def tiny_ir(tiny_gpt2, made_once) -> Path:
-    """The converted model of the GPT-2 with random weights: its answers go on to the end of the window."""
-    return made_once("tiny-ir", lambda target: make_ir(tiny_gpt2, target))
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -92,26 +83,3 @@ def no_engine_of_the_environment(monkeypatch) -> None:
     """The caller's ENGINE decides nothing here; THREADS keeps every engine on one core."""
     monkeypatch.delenv("ENGINE", raising=False)
     monkeypatch.setenv("THREADS", "1")
-
-
-class Waiting:
-    """Hands jobs in and waits for their ends, as a caller of an engine does."""
-
-    def __init__(self):
-        self._news = threading.Event()
-
-    def job(self, ids, sampling, **given) -> Job:
-        return Job(ids, sampling, self._news.set, **given)
-
-    def until(self, holds, timeout_s: float = 20.0):
-        """Wait until `holds()`; it is looked at on every notification, and every 10 ms."""
-        end = time.monotonic() + timeout_s
-        while not holds():
-            assert time.monotonic() < end, "waited too long"
-            self._news.wait(0.01)
-            self._news.clear()
-
-
-@pytest.fixture
-def waiting() -> Waiting:
-    return Waiting()

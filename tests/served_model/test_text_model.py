@@ -303,6 +303,10 @@ def test_a_stopped_answer_is_cancelled_once(text_model):
             job.when_cancelled(lambda: cancelled.append(job))
             job.extend(text_model.tokenizer.encode("one two").ids)
 
+        def cancel(self, jobs):
+            for job in jobs:
+                job.cancel()
+
     model = TextModel(text_model.tokenizer, Unhurried(), "plain")
     (answer,) = model.complete([model.encode("x")], Sampling(stop=("two",)))
     assert (answer.answer, len(cancelled)) == ("one", 1)
@@ -348,13 +352,42 @@ def test_a_long_prompt_is_cut_at_the_left_with_a_warning(text_model):
     ids = text_model.tokenizer.encode("a " * 300).ids
     prompt = text_model.encode("a " * 300, max_new_tokens=50)
     assert prompt.token_ids == ids[-206:]
-    assert prompt.warnings == (f"The prompt has {len(ids)} tokens; the first {len(ids) - 206} were cut off.",)
+    assert prompt.warnings == ("The prompt was too long for the model; its last 206 tokens were kept.",)
+
+
+@pytest.mark.parametrize(
+    "text", ["a " * 50_000, " " * 400_000 + "-" * 400_000, "word and more. " * 30_000, "é🙂" * 9_000]
+)
+def test_a_text_is_cut_before_it_is_tokenised_and_ends_as_the_whole_one(text_model, text):
+    read, tokenizer = [], text_model.tokenizer
+
+    class Reading:
+        def encode(self, part, **how):
+            read.append(len(part))
+            return tokenizer.encode(part, **how)
+
+        def get_vocab(self):
+            return tokenizer.get_vocab()
+
+    model = TextModel(Reading(), text_model.engine, "plain")
+    longest = max(map(len, tokenizer.get_vocab()))
+    prompt = model.encode_plain(text, max_new_tokens=50)
+    assert prompt.token_ids == tokenizer.encode(text).ids[-206:]
+    assert prompt.warnings
+    assert sum(read) <= 206 * (8 + longest) + 4 * max(256, 2 * longest)
+
+
+def test_of_a_long_history_only_the_end_is_tokenised(text_model):
+    history = [f"turn {n}. " * 200 for n in range(1, 101)]
+    prompt = text_model.encode("Count.", history, max_new_tokens=50)
+    ids = [token for turn in (*history, "Count.") for token in text_model._turn_ids(turn, 10**6)]
+    assert prompt.token_ids == ids[-206:]
 
 
 def test_a_long_question_is_answered_after_its_end(text_model):
     answer = ask(text_model, "word " * 400 + "\nQuestion: Count.", max_new_tokens=60)
     assert answer.prompt_tokens == 256 - 60
-    assert "were cut off" in answer.warnings[0]
+    assert answer.warnings == ["The prompt was too long for the model; its last 196 tokens were kept."]
 
 
 @pytest.mark.parametrize("max_new_tokens", [255, 256, 1024])
