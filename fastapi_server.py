@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -9,12 +10,15 @@ from types import FrameType
 
 import uvicorn
 
+from genai_server import daemon
 from genai_server.app import create_app
 from genai_server.errors import SettingsError
 from genai_server.logs import set_up
+from genai_server.protocol import TimedProtocol, listening_socket
 from genai_server.settings import ServerSettings
 
-WRONG_SETTING, NO_MODEL, PORT_TAKEN = 2, 4, 10  # exit codes
+WRONG_SETTING, NO_MODEL, PORT_TAKEN, ENGINE_FAILED = 2, 4, 10, 19  # exit codes; after 19 a restart may help
+MOST_FILES = 65_536  # open at once, where the system allows it: each connection is one
 
 
 class Server(uvicorn.Server):
@@ -42,29 +46,49 @@ def main() -> int:
         logging.error("Error: %s", exc)
         return WRONG_SETTING
     set_up(settings.log_format, settings.log_level)
-    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as exc:
-            logging.error("Error: cannot listen on %s:%d: %s.", settings.host, settings.port, exc.strerror)
-            return PORT_TAKEN
-    return _run(settings)
+    try:
+        listening = listening_socket(settings.host, settings.port)
+    except OSError as exc:
+        logging.error("Error: cannot listen on %s:%d: %s.", settings.host, settings.port, exc.strerror)
+        return PORT_TAKEN
+    allow_many_connections()
+    with listening:
+        return _run(settings, listening)
 
 
-def _run(settings: ServerSettings) -> int:
+def allow_many_connections() -> None:
+    """As many open files as the system lets this process have: with none left nobody can connect, probes too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _run(settings: ServerSettings, listening: socket.socket) -> int:
     app = create_app(settings, on_failure=lambda: setattr(server, "should_exit", True))
     config = uvicorn.Config(
-        app, settings.host, settings.port, log_level="warning", access_log=False,
+        app, http=TimedProtocol, log_level="warning", access_log=False,
         timeout_graceful_shutdown=int(settings.grace_s) or 1,
     )  # fmt: skip
     server = Server(config)
-    server.run()
-    if failure := app.state.serving.predictor.failure:
-        logging.error("Error: %s", failure)
+    server.run(sockets=[listening])
+    predictor = app.state.serving.predictor
+    if predictor.failure:
+        logging.error("Error: %s", predictor.failure)
         return NO_MODEL
+    if predictor.engine_failure:
+        logging.error("Error: %s The server ends, to be restarted.", predictor.engine_failure)
+        return ENGINE_FAILED
     return 0
 
 
+def leave(code: int) -> None:
+    """End the process; work that hangs (a download, a model that is not ours) is not waited for."""
+    if daemon.is_work_left():
+        logging.shutdown()
+        os._exit(code)
+    raise SystemExit(code)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -9,20 +9,25 @@ import asyncio
 import inspect
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
-from genai_server.errors import BadQuestion, ModelFailed
+from genai_server.daemon import PREFIX
+from genai_server.errors import BadQuestion, ModelFailed, ModelTimeout
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 THREADS = 4  # of a model that has no batching of its own
+DEFAULT_TIMEOUT_S = 60.0  # where a caller names none, as for golden prompts
+STUCK_AFTER_S = 300.0  # past its deadline; a model whose every thread is stuck has failed
 SCORING_THREADS = 64  # of /invocations on one that has: they only wait
 
 
@@ -32,19 +37,30 @@ class Answerer(Protocol):
     golden: Sequence[Mapping[str, Any]]  # question, token_ids, max_new_tokens; may be empty
     prompt: Mapping[str, Any]  # name, version and template; may be empty
     takes_prompts: bool  # whether a question may have the field `rendered`: the whole prompt, in place of its own
-    pool: ThreadPoolExecutor  # where a scoring may predict
 
-    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    def new_group(self) -> int:
+        """A number for the questions of one request, so that they take turns with other requests'."""
+
+    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Mapping[str, Any]:
         """Answer one question; `{"text": …}` in place of `{"question": …}` is continued as it stands."""
 
     def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        """Answer one question piece by piece: `{"delta": text}`, the last piece with the whole answer's fields."""
+        """Answer one question piece by piece: `{"delta": text}`, the last piece with the whole answer's fields.
+
+        What is wrong with the question or the parameters is raised here, before the first piece.
+        """
 
     def scoring(self) -> Scoring:
         """The model for one request of /invocations."""
 
+    async def score(self, call: Callable[[], T], timeout_s: float) -> T:
+        """What `call`, which uses `scoring()`, returns, from a thread. Raises ModelTimeout."""
+
     def is_healthy(self) -> bool:
         """Whether it can answer now."""
+
+    def failure(self) -> str:
+        """Why it will never answer again; empty while it can."""
 
     def load(self) -> Any:
         """running, waiting, restarts and cache_usage, or None where nobody counts them."""
@@ -97,28 +113,41 @@ class EngineAnswerer:
     def __init__(self, pyfunc: Any, model: Any):
         self._pyfunc, self._model = pyfunc, model  # a `QuestionModel`, known here by its methods only
         self.golden, self.prompt = model.golden, model.prompt
-        self.pool = ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix="scoring")
-        # versions that were registered earlier cannot be stopped
+        self._pool = ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix=f"{PREFIX}scoring")
+        # versions that were registered earlier cannot be stopped, take no prompt, know no groups, and tell no failure
         self._can_stop = "on_start" in inspect.signature(model.answer).parameters
-        self.takes_prompts = "is_rendered" in inspect.signature(model.ask).parameters  # nor do they take a prompt
+        self.takes_prompts = "is_rendered" in inspect.signature(model.ask).parameters
+        self._knows_groups = hasattr(model, "new_group")
+        self._failure = getattr(model, "failure", str)
 
-    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    def new_group(self) -> int:
+        return self._model.new_group() if self._knows_groups else 0
+
+    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Mapping[str, Any]:
+        how: dict[str, Any] = {"group": group} if self._knows_groups else {}
         if "text" in question:
-            return await self._model.continue_text(question["text"], dict(params))
-        turn, how = _turn_of(question)
-        return (await self._model.ask(turn, dict(params), **how))[0]
+            return await self._model.continue_text(question["text"], dict(params), **how)
+        turn, rendering = _turn_of(question)
+        return (await self._model.ask(turn, dict(params), **how, **rendering))[0]
 
     def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         if "text" in question:
             return self._model.continue_text_stream(question["text"], dict(params))
-        turn, how = _turn_of(question)
-        return self._model.ask_stream(turn, dict(params), **how)
+        turn, rendering = _turn_of(question)
+        return self._model.ask_stream(turn, dict(params), **rendering)
 
     def scoring(self) -> Scoring:
         return Scoring(self._pyfunc, self._model if self._can_stop else None)
 
+    async def score(self, call: Callable[[], T], timeout_s: float) -> T:
+        """The model keeps its own deadline, and gives the answers so far."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
     def is_healthy(self) -> bool:
         return self._model.is_healthy()
+
+    def failure(self) -> str:
+        return self._failure()
 
     def load(self) -> Any:
         return self._model.engine_load()
@@ -127,7 +156,7 @@ class EngineAnswerer:
         return self._model.describe()
 
     def close(self) -> None:
-        self.pool.shutdown(wait=False)
+        self._pool.shutdown(wait=False)
         self._model.close()
 
 
@@ -140,22 +169,35 @@ def _turn_of(question: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, boo
 
 
 class ThreadAnswerer:
-    """Any other PyFunc: its `predict`, on a bounded number of threads."""
+    """Any other PyFunc: its `predict`, on a bounded number of threads.
+
+    Nobody can stop such a model: at the deadline its caller gets an error, and the thread is lost until it is back.
+    """
 
     def __init__(self, pyfunc: Any, threads: int = THREADS):
         self._pyfunc, self._threads = pyfunc, threads
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="answer")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{PREFIX}answer")
+        self._overdue: dict[Future, float] = {}  # calls that run past their deadline -> when that was
         self.golden: Sequence[Mapping[str, Any]] = ()
         self.prompt: Mapping[str, Any] = {}
         self.takes_prompts = False
 
-    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
-        if "text" in question:
-            raise BadQuestion("This model answers questions; it cannot continue a plain text.")
-        return await asyncio.wrap_future(self.pool.submit(self._predict, question, params))
+    def new_group(self) -> int:
+        return 0
 
-    async def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        """The whole answer as one piece: such a model makes it in one go."""
+    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Mapping[str, Any]:
+        _require_question(question)
+        timeout_s = params.get("timeout_s", DEFAULT_TIMEOUT_S)
+        return await self.score(lambda: self._predict(question, params), timeout_s)
+
+    def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+        _require_question(question)
+        return self._as_one_piece(question, params)
+
+    async def _as_one_piece(
+        self, question: Mapping[str, Any], params: Mapping[str, Any]
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Such a model makes the answer in one go."""
         answer = await self.ask(question, params)
         if answer["answer"]:
             yield {"delta": answer["answer"]}
@@ -164,8 +206,26 @@ class ThreadAnswerer:
     def scoring(self) -> Scoring:
         return Scoring(self._pyfunc)
 
+    async def score(self, call: Callable[[], T], timeout_s: float) -> T:
+        running = self._pool.submit(call)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(running), timeout_s)
+        except TimeoutError as exc:
+            if running.running():
+                self._overdue[running] = time.monotonic()
+                running.add_done_callback(lambda done: self._overdue.pop(done, None))
+            sentence = f"The model did not answer within {timeout_s:g} s."
+            raise ModelTimeout(sentence, "Ask for less, or raise REQUEST_TIMEOUT_S.") from exc
+
     def is_healthy(self) -> bool:
-        return True
+        """Whether a thread is left."""
+        return len(self._overdue) < self._threads
+
+    def failure(self) -> str:
+        overdue = list(self._overdue.values())
+        if len(overdue) < self._threads or time.monotonic() - max(overdue) < STUCK_AFTER_S:
+            return ""
+        return f"All {self._threads} threads of the model are stuck since {STUCK_AFTER_S:.0f} s."
 
     def load(self) -> None:
         return None
@@ -174,7 +234,7 @@ class ThreadAnswerer:
         return {"name": "pyfunc", "threads": self._threads, "reason": "the model has no batching of its own"}
 
     def close(self) -> None:
-        self.pool.shutdown(wait=False)
+        self._pool.shutdown(wait=False)
 
     def _predict(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
@@ -187,6 +247,11 @@ class ThreadAnswerer:
         if not rows:
             raise ModelFailed("The model gave no answer.")
         return answer_of(rows[0])
+
+
+def _require_question(question: Mapping[str, Any]) -> None:
+    if "text" in question:
+        raise BadQuestion("This model answers questions; it cannot continue a plain text.")
 
 
 # What a packaged model tells with an answer; another one may do so too.

@@ -16,36 +16,40 @@ from genai_server import __version__, problems
 from genai_server.context import RequestContext
 from genai_server.document import TITLE, completed
 from genai_server.feedback import FeedbackKeeper
-from genai_server.limits import DeclaredLength
+from genai_server.limits import BodyTimeout, DeclaredLength
 from genai_server.metrics import Metrics
 from genai_server.predictor import FAILED, LoadedModel, Predictor
 from genai_server.prompt_registry import PromptRegistry
 from genai_server.prompts import MODEL, Prompts
-from genai_server.registry import as_told, load_from_mlflow
+from genai_server.registry import as_told, load_from_mlflow, resolve
 from genai_server.routes import admin, ask, feedback, health, openai, pages, prompts, scoring, webhook
 from genai_server.security import OPEN_PATHS, WEBHOOK_PATH, HostAllowed, KeyRequired
 from genai_server.serving import Serving
 from genai_server.settings import ServerSettings
 from genai_server.tracing import Tracer
-from genai_server.webhook import AliasFollower
+from genai_server.webhook import AliasFollower, Deliveries
+
+WATCH_EVERY_S = 0.5  # how often it is looked whether the engine has failed for good
 
 
 def create_app(
     settings: ServerSettings,
     load_model: Callable[[str, str | None], LoadedModel] = load_from_mlflow,
     on_failure: Callable[[], None] = lambda: None,
+    resolve_model: Callable[[str, str | None], str] = resolve,
 ) -> FastAPI:
     """The app for one model.
 
     Args:
         load_model: from (model_uri, tracking_uri) to the model; tests pass their own.
-        on_failure: told once when the model cannot be served.
+        on_failure: called once when the model cannot be served, or its engine has failed for good.
+        resolve_model: from (model_uri, tracking_uri) to the address of the version that it names now.
     """
     app = FastAPI(
         title=TITLE, version=__version__, lifespan=partial(_lifespan, on_failure=on_failure),
         docs_url=None, redoc_url=None,  # pages.py has them, with files from here
     )  # fmt: skip
-    serving = _serving(settings, load_model)
+    serving = _serving(settings, load_model, resolve_model)
     app.state.settings, app.state.serving = settings, serving
     app.state.feedback = FeedbackKeeper(
         Path(settings.feedback_file), settings.trace_sampling_ratio > 0, settings.trace_experiment
@@ -62,7 +66,7 @@ def create_app(
     ):
         app.include_router(router, max_body_size=settings.max_body_bytes)
     if settings.webhook_secret:
-        app.state.follower = AliasFollower(serving.predictor)
+        app.state.follower, app.state.deliveries = AliasFollower(serving.predictor), Deliveries()
         app.include_router(webhook.router, max_body_size=settings.max_body_bytes)
     app.mount("/static", StaticFiles(directory=pages.STATIC), name="static")
     app.openapi = completed(app)
@@ -71,13 +75,19 @@ def create_app(
     return app
 
 
-def _serving(settings: ServerSettings, load_model: Callable[[str, str | None], LoadedModel]) -> Serving:
+def _serving(
+    settings: ServerSettings,
+    load_model: Callable[[str, str | None], LoadedModel],
+    resolve_model: Callable[[str, str | None], str],
+) -> Serving:
     def load(model_uri: str) -> LoadedModel:
         loaded = load_model(model_uri, settings.tracking_uri)
         is_told = model_uri == settings.model_uri and not model_uri.startswith("models:/")
         return as_told(loaded, settings.model_identity) if is_told else loaded
 
-    predictor = Predictor(load, settings.model_uri, settings.queue_limit)
+    predictor = Predictor(
+        load, settings.model_uri, settings.queue_limit, lambda uri: resolve_model(uri, settings.tracking_uri)
+    )
     metrics = Metrics(
         lambda: predictor.model.info["model"] if predictor.model else "",
         lambda: predictor.model.answerer.load() if predictor.model else None,
@@ -96,6 +106,7 @@ def _serving(settings: ServerSettings, load_model: Callable[[str, str | None], L
 
 def _add_middleware(app: FastAPI, settings: ServerSettings, serving: Serving) -> None:
     """The last one added is the outermost: every answer, refusals too, has its id and is counted."""
+    app.add_middleware(BodyTimeout)
     app.add_middleware(DeclaredLength, most=settings.max_body_bytes)
     open_paths = OPEN_PATHS | {WEBHOOK_PATH} if settings.webhook_secret else OPEN_PATHS
     app.add_middleware(KeyRequired, keys=settings.api_keys, open_paths=open_paths)
@@ -127,15 +138,17 @@ async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterat
     serving: Serving = app.state.serving
     serving.tracer.start()
 
-    async def load() -> None:
+    async def load_and_watch() -> None:
         await serving.predictor.start()
-        if serving.predictor.status == FAILED:
-            on_failure()
         serving.prompts.start(lambda: serving.predictor.model and serving.predictor.model.answerer.prompt.get("name"))
+        while serving.predictor.status != FAILED:
+            await asyncio.sleep(WATCH_EVERY_S)
+        on_failure()
 
-    loading = asyncio.create_task(load())
+    watching = asyncio.create_task(load_and_watch())
     yield
-    await loading
+    watching.cancel()  # a load that is under way is not waited for
+    await asyncio.wait({watching})
     serving.prompts.stop()
     serving.predictor.close()
     serving.tracer.stop()

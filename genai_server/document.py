@@ -20,9 +20,11 @@ JSON, PROBLEM, TEXT = "application/json", "application/problem+json", "text/plai
 _ERRORS = {
     400: "The request is wrong, or meant for another host.", 401: "No key, or a wrong one.",
     403: "The server is not set up for this.", 404: "Another model was named.", 409: "It cannot be done now.",
-    413: "The body is too large.", 415: "Another content type is wanted.", 422: "A field is wrong.",
+    413: "The body is too large, or has too many questions.", 415: "Another content type is wanted.",
+    422: "A field is wrong.",
     429: "Too many questions wait already; ask again after Retry-After.",
     503: "The model is loading, or the server is stopping; ask again after Retry-After.",
+    504: "A model without batching of its own did not answer in time.",
 }  # fmt: skip
 _STRING, _NULLABLE = {"type": "string"}, {"type": ["string", "null"]}
 _SCHEMAS = {
@@ -124,8 +126,8 @@ def _statuses(path: str, method: str, operation: dict[str, Any]) -> set[int]:
     statuses = {400, 401} | {int(status) for status in operation["responses"] if int(status) in _ERRORS}
     statuses |= {413} if "requestBody" in operation else set()
     if path.startswith(OPENAI_PREFIX):
-        statuses = statuses - {422} | ({404, 429, 503} if method == "post" else {404, 503})
-    return statuses | {415, 429, 503} if path == MLFLOW_PATH else statuses
+        statuses = statuses - {422} | ({404, 429, 503, 504} if method == "post" else {404, 503})
+    return statuses | {415, 429, 503, 504} if path == MLFLOW_PATH else statuses
 
 
 def _content(path: str, status: int) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Conflict(ServerError):
 
 
 class TooLarge(ServerError):
-    """The request's body is larger than the server takes."""
+    """The request's body is larger than the server takes, or has too many questions."""
 
     status, code = 413, "request_too_large"
 
@@ -101,6 +101,12 @@ class ModelFailed(ServerError):
     """A model that is not ours raised something, or gave no answer."""
 
     status, code = 500, "model_failed"
+
+
+class ModelTimeout(ServerError):
+    """A model that is not ours did not answer in time."""
+
+    status, code = 504, "model_timeout"
 
 
 class NotReady(ServerError):

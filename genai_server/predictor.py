@@ -1,4 +1,4 @@
-"""The model behind the server: loading it, its golden prompts, and how many questions are taken at once.
+"""The model behind the server: loading it, its golden prompts, and the questions under way.
 
 Knows the answerers; knows neither HTTP nor the registry.
 """
@@ -9,18 +9,23 @@ import asyncio
 import gc
 import logging
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from genai_server.answerers import Answerer
-from genai_server.errors import Conflict, NotReady, Overloaded
+from genai_server.daemon import run_in_daemon
+from genai_server.errors import Conflict, EngineDown, NotReady
+from genai_server.places import Places
 
 log = logging.getLogger(__name__)
 
 LOADING, READY, FAILED, STOPPING = "loading", "ready", "failed", "stopping"
+RETIRED_MOST_S = 65.0  # for the last questions to a version that was replaced; their own deadline is 60 s
+RETIRED_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, eq=False)  # each is itself: the same version may be loaded twice
@@ -36,29 +41,46 @@ class GoldenMismatch(Exception):
 
 
 class Predictor:
-    """The model that answers, the one before it, and the questions under way.
+    """The model that answers, the address of the one before it, and the questions under way.
 
-    Made at once, loaded by `start`, then it may be asked. All calls come from one event loop.
+    Made at once, loaded by `start`, then it may be asked. All calls come from one event loop. No more than two models
+    are loaded at any time: the one that answers, and one that takes its place or has its last questions under way.
+
+    Args:
+        load: the model at an address; may take minutes.
+        resolve: an address with an alias as the one of the version that it names now; any other one as it stands.
     """
 
-    def __init__(self, load: Callable[[str], LoadedModel], model_uri: str, queue_limit: int):
-        self._load, self._model_uri, self._most = load, model_uri, queue_limit
+    def __init__(
+        self,
+        load: Callable[[str], LoadedModel],
+        model_uri: str,
+        queue_limit: int,
+        resolve: Callable[[str], str] = str,
+    ):
+        self._load, self._resolve, self._model_uri = load, resolve, model_uri
+        self.places = Places(queue_limit)
         self._under_way: Counter[LoadedModel] = Counter()
-        self._retired: set[LoadedModel] = set()  # neither running nor kept for a rollback
+        self._retired: LoadedModel | None = None  # its last questions are under way
         self._loading = asyncio.Lock()
         self._stopping = False
         self.model: LoadedModel | None = None
-        self.previous: LoadedModel | None = None
-        self.failure = ""
+        self.previous = ""  # address of the version before; empty = none
+        self.failure = ""  # of the first load
 
     @property
     def status(self) -> str:
         """loading, ready, failed or stopping; an engine that is being restarted counts as loading."""
         if self._stopping:
             return STOPPING
-        if self.failure:
+        if self.failure or self.engine_failure:
             return FAILED
         return READY if self.model is not None and self.model.answerer.is_healthy() else LOADING
+
+    @property
+    def engine_failure(self) -> str:
+        """Why the model that answered will not do so any more; empty while it can."""
+        return self.model.answerer.failure() if self.model is not None else ""
 
     # --- which model ---
 
@@ -66,14 +88,18 @@ class Predictor:
         """Load the first model; afterwards `status` is ready or failed."""
         async with self._loading:
             try:
-                with _left_out_of_collections():
-                    self._swap(await self._checked(self._model_uri))
+                self._swap(await self._checked(self._model_uri))
             except Exception as exc:  # noqa: BLE001 - a model's own code may raise anything while it loads
                 self.failure = _first_line(exc)
                 log.error("the model cannot be served: %s", self.failure)
+            # What is loaded now stays: the collector of cycles no longer looks at it. It would, several times a
+            # minute under load, and every answer and every probe would wait for 0.2 s.
+            gc.freeze()
 
     async def reload(self, model_uri: str | None = None, *, waits: bool = False) -> LoadedModel:
         """Load another version beside the running one, check it, and let it answer from the next question on.
+
+        A registered version that answers already is left alone: nothing is loaded, and the version before stays.
 
         Args:
             waits: for a version that is being loaded already, in place of a Conflict.
@@ -82,16 +108,28 @@ class Predictor:
             Conflict: a version is being loaded already, or this one cannot be loaded or fails its golden prompts;
                 the running version goes on.
         """
+        async with self._alone(waits):
+            return await self._replace(model_uri or self._model_uri)
+
+    async def rollback(self) -> LoadedModel:
+        """Load the version before again, check it, and let it answer; the two change places. Raises Conflict."""
+        async with self._alone(waits=False):
+            if not self.previous:
+                raise Conflict("There is no version to go back to.")
+            return await self._replace(self.previous)
+
+    @asynccontextmanager
+    async def _alone(self, waits: bool) -> AsyncIterator[None]:
         if self._loading.locked() and not waits:
             raise Conflict("Another load is under way already.", "Ask again when it has ended.")
         async with self._loading:
-            with _left_out_of_collections():
-                if self.previous is not None:
-                    gc.collect()  # what is left of versions that were replaced twice
-                return await self._replaced(model_uri or self._model_uri)
+            yield
 
-    async def _replaced(self, model_uri: str) -> LoadedModel:
+    async def _replace(self, model_uri: str) -> LoadedModel:
         try:
+            if await self._answers_already(model_uri):
+                return self.model
+            await self._retired_is_closed()
             fresh = await self._checked(model_uri)
         except Exception as exc:
             raise Conflict(f"The version cannot be served: {_first_line(exc)}", "The running one goes on.") from exc
@@ -101,32 +139,46 @@ class Predictor:
         self._swap(fresh)
         return fresh
 
-    def rollback(self) -> LoadedModel:
-        """Let the version before answer again; the two change places."""
-        if self.previous is None:
-            raise Conflict("There is no version to go back to.")
-        self.model, self.previous = self.previous, self.model
-        log.info("rolled back to %s", named(self.model))
-        return self.model
+    async def _answers_already(self, model_uri: str) -> bool:
+        if self.model is None or not self.model.answerer.is_healthy():
+            return False
+        return await run_in_daemon(lambda: self._resolve(model_uri)) == version_uri(self.model)
 
     def _swap(self, fresh: LoadedModel) -> None:
-        oldest, self.previous, self.model = self.previous, self.model, fresh
+        former, self.model = self.model, fresh
         self.failure = ""
         log.info("now answering: %s", named(fresh))
-        if oldest is not None:
-            self._retired.add(oldest)
-            self._close_if_idle(oldest)
+        if former is not None:
+            self.previous = _address(former)
+            self._retired = former
+            self._close_if_idle(former)
 
     def _close_if_idle(self, model: LoadedModel) -> None:
         """End a retired model after its last question."""
-        if model in self._retired and not self._under_way[model]:
-            self._retired.discard(model)
-            # on a thread: an engine takes up to seconds to end, and the event loop has questions to carry
-            threading.Thread(target=model.answerer.close, name="close").start()
+        if model is self._retired and not self._under_way[model]:
+            self._close_retired()
+
+    async def _retired_is_closed(self) -> None:
+        """Nobody waits for ever for a caller's last question to another version."""
+        end = time.monotonic() + RETIRED_MOST_S
+        while self._retired is not None and time.monotonic() < end:
+            await asyncio.sleep(RETIRED_LOOK_S)
+        if self._retired is not None:
+            self._close_retired()
+
+    def _close_retired(self) -> None:
+        model, self._retired = self._retired, None
+        # on a thread: an engine takes up to seconds to end, and the event loop has questions to carry
+        threading.Thread(target=model.answerer.close, name="close").start()
 
     async def _checked(self, model_uri: str) -> LoadedModel:
         """Loaded, with its golden prompts answered as at deploy; closed again where they are not."""
-        model = await asyncio.to_thread(self._load, model_uri)
+        loading = run_in_daemon(lambda: self._load(model_uri))
+        try:
+            model = await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            loading.add_done_callback(_close_what_came_too_late)
+            raise
         try:
             await _replay_golden(model.answerer)
         except BaseException:
@@ -137,27 +189,40 @@ class Predictor:
     # --- questions ---
 
     @contextmanager
-    def accepted(self) -> Iterator[LoadedModel]:
-        """A place among the requests under way, and the model that will answer this one."""
+    def accepted(self, places: int = 1) -> Iterator[LoadedModel]:
+        """Places among the questions under way, and the model that will answer them.
+
+        Args:
+            places: 0 for a question whose request holds its place already.
+
+        Raises:
+            NotReady: no model is loaded, or the server is stopping.
+            EngineDown: the model's engine is being restarted, or has failed.
+            Overloaded: there is no room.
+        """
+        model = self._ready_model()
+        with self.places.take(places):
+            self._under_way[model] += 1
+            try:
+                yield model
+            finally:
+                self._under_way[model] -= 1
+                self._close_if_idle(model)
+                self._under_way += Counter()  # drops the models that nobody asks
+
+    def _ready_model(self) -> LoadedModel:
         if self._stopping:
             raise NotReady("The server is stopping.", "Ask another one.")
         if self.model is None:
             raise NotReady(f"The model is {self.status}.", "Ask again when /health/ready answers 200.")
-        if self._under_way.total() >= self._most:
-            raise Overloaded("Too many questions wait already.", "Ask again in a second.")
-        model = self.model
-        self._under_way[model] += 1
-        try:
-            yield model
-        finally:
-            self._under_way[model] -= 1
-            self._close_if_idle(model)
-            self._under_way += Counter()  # drops the models that nobody asks
+        if not self.model.answerer.is_healthy():
+            raise EngineDown(self.engine_failure or "The engine is being restarted.", "Ask again in a few seconds.")
+        return self.model
 
     @property
     def is_busy(self) -> bool:
         """Whether a question is under way."""
-        return self._under_way.total() > 0
+        return self.places.taken > 0
 
     def stop(self) -> None:
         """Not ready any more; what was accepted is finished."""
@@ -165,22 +230,24 @@ class Predictor:
 
     def close(self) -> None:
         """End the engines."""
-        for model in (self.model, self.previous, *self._retired):
+        for model in (self.model, self._retired):
             if model is not None:
                 model.answerer.close()
 
 
-@contextmanager
-def _left_out_of_collections() -> Iterator[None]:
-    """What is there at the end of the block stays for long: the collector of cycles no longer looks at it.
+def version_uri(model: LoadedModel) -> str:
+    """Address of the very version that is loaded; empty for a model from a folder, whose files may have changed."""
+    is_registered = str(model.info.get("model_uri", "")).startswith("models:/") and model.info["model_version"]
+    return f"models:/{model.info['model']}/{model.info['model_version']}" if is_registered else ""
 
-    It would, several times a minute under load, and every answer and every probe would wait for 0.2 s.
-    """
-    gc.unfreeze()
-    try:
-        yield
-    finally:
-        gc.freeze()
+
+def _address(model: LoadedModel) -> str:
+    return version_uri(model) or str(model.info.get("model_uri", ""))
+
+
+def _close_what_came_too_late(loading: asyncio.Future[LoadedModel]) -> None:
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().answerer.close()
 
 
 async def _replay_golden(answerer: Answerer) -> None:

@@ -19,12 +19,12 @@ from genai_server.errors import ServerError
 
 RETRY = {"Retry-After": "1"}  # seconds
 OPENAI_PREFIX, MLFLOW_PATH = "/v1/", "/invocations"
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "body_timeout", 413: "request_too_large"}
 _NO_OBJECT = ("model_attributes_type", "missing")  # what pydantic says of the whole body; curl alone sends a form
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _MLFLOW_CODES = {
     400: "BAD_REQUEST", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "ENDPOINT_NOT_FOUND",
-    413: "BAD_REQUEST", 429: "REQUEST_LIMIT_EXCEEDED", 503: "TEMPORARILY_UNAVAILABLE",
+    413: "BAD_REQUEST", 429: "REQUEST_LIMIT_EXCEEDED", 503: "TEMPORARILY_UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
 }  # fmt: skip
 
 

@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from genai_server.daemon import run_in_daemon
 from genai_server.errors import BadQuestion, NoRegistry, Overloaded, RegistryDown, UnknownPrompt
 from genai_server.prompt_registry import PRODUCTION, PromptRegistry, StoredVersion
 
@@ -231,35 +232,18 @@ class Prompts:
             raise NoRegistry("This server has no prompt registry.", "It answers with the prompt frozen in its model.")
         if self._lookups >= MOST_LOOKUPS:
             raise Overloaded("Too many look-ups in MLflow are under way.", "Ask again in a few seconds.")
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-        answer.add_done_callback(lambda late: late.cancelled() or late.exception())  # perhaps nobody waits any more
         self._lookups += 1
-        # a daemon: one that is stuck with a dead MLflow must not keep the process
-        threading.Thread(target=self._run, args=(call, loop, answer), name="lookup", daemon=True).start()
+        answer = run_in_daemon(lambda: call(self.registry))
+        answer.add_done_callback(self._lookup_ended)
         try:
             return await asyncio.wait_for(asyncio.shield(answer), timeout_s)
         except TimeoutError as exc:
             raise RegistryDown(f"MLflow did not answer within {timeout_s:g} s.", "Ask again later.") from exc
 
-    def _run(self, call: Callable[[PromptRegistry], Any], loop: asyncio.AbstractEventLoop, answer: Any) -> None:
-        try:
-            outcome, failure = call(self.registry), None
-        except Exception as exc:  # noqa: BLE001 - handed to who asked
-            outcome, failure = None, exc
-        try:
-            loop.call_soon_threadsafe(self._hand_over, answer, outcome, failure)
-        except RuntimeError:  # the server has ended meanwhile
-            log.debug("a look-up came too late")
-
-    def _hand_over(self, answer: Any, outcome: Any, failure: Exception | None) -> None:
+    def _lookup_ended(self, answer: asyncio.Future) -> None:
         self._lookups -= 1
-        if answer.cancelled():
-            return
-        if failure is None:
-            answer.set_result(outcome)
-        else:
-            answer.set_exception(failure)
+        if not answer.cancelled():
+            answer.exception()  # perhaps nobody waits for it any more
 
 
 def _not_for_questions(template: str) -> str:

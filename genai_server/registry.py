@@ -22,6 +22,17 @@ def load_from_mlflow(model_uri: str, tracking_uri: str | None) -> LoadedModel:
     return LoadedModel(answerer, info)
 
 
+def resolve(model_uri: str, tracking_uri: str | None) -> str:
+    """Address of the version that an alias names now; any other address as it stands."""
+    import mlflow
+
+    name, separator, alias = model_uri.removeprefix("models:/").partition("@")
+    if not model_uri.startswith("models:/") or not separator:
+        return model_uri
+    version = mlflow.MlflowClient(tracking_uri, tracking_uri).get_model_version_by_alias(name, alias)
+    return f"models:/{name}/{version.version}"
+
+
 def _info(model_uri: str, prompt: Mapping[str, Any]) -> dict[str, Any]:
     info = {
         "model": model_uri.rstrip("/").rpartition("/")[2],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ class Asked:
     prompt: PromptText | None = None  # that the caller named
     variables: Mapping[str, str] = field(default_factory=dict)  # beside the question
     headers: dict[str, str] = field(default_factory=dict)  # of the response: who answers is written there
+    group: int | None = None  # of the questions of one request, which hold their places; None = it needs one
 
 
 class Serving:
@@ -63,32 +64,34 @@ class Serving:
             raise UnknownPrompt("This model has no prompt of its own.", "Send prompt_name.")
         return name
 
+    @contextmanager
+    def together(self, count: int) -> Iterator[int]:
+        """Places for the questions of one request, and the group in which they take turns with other requests'."""
+        with self.predictor.places.take(count):
+            model = self.predictor.model
+            yield model.answerer.new_group() if model else 0
+
     async def answer(self, asked: Asked) -> dict[str, Any]:
         """The whole answer, with the versions that gave it. Raises ServerError."""
-        started_ns = time.time_ns()
-        with self._accepted(asked) as (model, prompt), self._told(asked, model, started_ns), in_our_words():
-            answer = await model.answerer.ask(_question(asked, prompt), self._params(asked))
+        with self._answering(asked) as (model, prompt, started_ns):
+            answer = await model.answerer.ask(_question(asked, prompt), self._params(asked), asked.group or 0)
         return self._done(asked, answer, model, started_ns)
 
-    async def stream(self, asked: Asked) -> AsyncIterator[dict[str, Any]]:
-        """`{"delta": text}` as it comes, then the whole answer. Closing the iterator stops the generation."""
+    def stream(self, asked: Asked) -> AnswerStream:
+        """An answer piece by piece; whatever can be refused is refused here. Raises ServerError."""
+        return AnswerStream(self, asked)
+
+    @contextmanager
+    def _answering(self, asked: Asked) -> Iterator[tuple[LoadedModel, PromptText | None, int]]:
+        """A place, the model and the prompt, and when it began; what goes wrong is counted, traced and raised."""
         started_ns = time.time_ns()
         with self._accepted(asked) as (model, prompt), self._told(asked, model, started_ns), in_our_words():
-            pieces, whole = model.answerer.stream(_question(asked, prompt), self._params(asked)), {}
-            try:
-                async for piece in pieces:
-                    if not piece["delta"]:
-                        whole = self._done(asked, piece, model, started_ns)
-                        break
-                    yield dict(piece)
-            finally:
-                await pieces.aclose()
-        yield whole
+            yield model, prompt, started_ns
 
     @contextmanager
     def _accepted(self, asked: Asked) -> Iterator[tuple[LoadedModel, PromptText | None]]:
         """A place, the model with the prompt it will say it used, and that prompt where it is not the model's own."""
-        with self.predictor.accepted() as model:
+        with self.predictor.accepted(places=1 if asked.group is None else 0) as model:
             is_asked = "text" not in asked.question  # a text to continue has no prompt
             prompt = (asked.prompt or self.prompt_in_use(model)) if is_asked else None
             if asked.prompt is not None and not model.answerer.takes_prompts:
@@ -127,6 +130,54 @@ class Serving:
         self.metrics.answer(answer)
         self.tracer.answered(asked, answer, model.info, started_ns, time.time_ns())
         return {**answer, **{name: model.info[name] for name in VERSIONS}, "request_id": asked.request_id}
+
+
+class AnswerStream:
+    """One answer piece by piece: `{"delta": text}` as it comes, then the whole answer.
+
+    It holds its place from the start until it is closed, or has come to its end.
+    """
+
+    def __init__(self, serving: Serving, asked: Asked):
+        self._serving, self._asked = serving, asked
+        with ExitStack() as stack:
+            model, prompt, started_ns = stack.enter_context(serving._answering(asked))
+            pieces = model.answerer.stream(_question(asked, prompt), serving._params(asked))
+            self._model, self._pieces, self._started_ns = model, pieces, started_ns
+            self._held = stack.pop_all()
+        self._iterator = self._iterate()
+
+    def __aiter__(self) -> AnswerStream:
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        return await anext(self._iterator)
+
+    async def aclose(self) -> None:
+        """Stop the generation and give the place back; does nothing where the answer is whole."""
+        await self._iterator.aclose()
+        await self._end(GeneratorExit())
+
+    async def _iterate(self) -> AsyncIterator[dict[str, Any]]:
+        try:
+            async for piece in self._pieces:
+                if not piece["delta"]:
+                    whole = self._serving._done(self._asked, piece, self._model, self._started_ns)
+                    await self._end()
+                    yield whole
+                    return
+                yield dict(piece)
+        except BaseException as exc:
+            await self._end(exc)
+            raise
+
+    async def _end(self, cause: BaseException | None = None) -> None:
+        """With the cause, where it is no good end: the held contexts count, trace and translate it."""
+        held, self._held = self._held, ExitStack()
+        try:
+            await self._pieces.aclose()
+        finally:
+            held.__exit__(type(cause) if cause else None, cause, None)
 
 
 def told_of(model: LoadedModel, prompt: PromptText | None) -> dict[str, str]:

@@ -33,7 +33,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ("*",)  # names in the Host header, without port; *.example.com for all below it
     cors_origins: tuple[str, ...] = ()  # web pages of other origins that may ask
     max_body_bytes: int = 1_000_000
-    queue_limit: int = 256  # requests under way or waiting; the next one gets 429
+    queue_limit: int = 512  # questions under way or waiting; the next one gets 429
     request_timeout_s: float = 60.0  # then the answer so far is returned
     grace_s: float = 30.0  # after SIGTERM, for what was accepted
     trace_sampling_ratio: float = 0.0  # share of requests that are traced to MLflow

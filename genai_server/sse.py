@@ -1,13 +1,17 @@
-"""Server-sent events: framing, keep-alive comments, and the end of the work when the caller is gone."""
+"""Server-sent events: framing, keep-alive comments, and the end of the work when the caller is gone.
+
+The headers go out at once: whoever waits for a first token sees that the connection lives.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 PING_EVERY_S = 15.0
 PING = b": ping\n\n"
@@ -31,24 +35,28 @@ def event(data: Any, name: str | None = None) -> bytes:
     return f"{f'event: {name}' + chr(10) if name else ''}data: {text}\n\n".encode()
 
 
-def response(events: AsyncIterator[bytes]) -> StreamingResponse:
-    """A stream of events with keep-alive comments. When the caller goes, `events` is closed."""
-    return StreamingResponse(_kept_alive(events), media_type="text/event-stream", headers=HEADERS)
+class Closeable(Protocol):
+    """What makes the events; it is closed when nobody reads them any more."""
+
+    async def aclose(self) -> None: ...
 
 
-async def begun(pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The same pieces, the first one made already: what is refused is refused before the response begins."""
-    first = await anext(pieces)
-    return _after(first, pieces)
+class EventResponse(StreamingResponse):
+    """A stream of events with keep-alive comments.
 
+    Args:
+        work: closed at the end, also where the caller left before a single event was asked for.
+    """
 
-async def _after(first: Any, pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    try:
-        yield first
-        async for piece in pieces:
-            yield piece
-    finally:
-        await pieces.aclose()
+    def __init__(self, events: AsyncIterator[bytes], work: Closeable):
+        super().__init__(_kept_alive(events), media_type="text/event-stream", headers=HEADERS)
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._work.aclose()
 
 
 async def _kept_alive(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

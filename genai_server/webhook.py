@@ -1,7 +1,7 @@
 """MLflow's webhooks: whether one is genuine, whether it says that the alias we follow has moved, and following it.
 
 Signed as mlflow/webhooks/delivery.py does, by the rules of Standard Webhooks: HMAC-SHA256 over delivery id, timestamp
-and body. A genuine one that is sent twice only has the alias looked up twice.
+and body. One that comes twice is followed once: after a rollback the second one would undo it.
 """
 
 from __future__ import annotations
@@ -42,6 +42,18 @@ def check(secret: str, headers: Mapping[str, str], body: bytes, now_s: float) ->
         raise WrongSignature("The webhook's signature is wrong.", "Give MLflow's webhook the secret of this server.")
     if abs(now_s - float(timestamp)) > TOLERANCE_S:  # a number: it was signed
         raise WrongSignature(f"The webhook is more than {TOLERANCE_S} s old.", "Compare both clocks.")
+
+
+class Deliveries:
+    """The ids of the webhooks of the last minutes: an older one is refused by its timestamp."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}  # id -> when
+
+    def is_new(self, delivery_id: str, now_s: float) -> bool:
+        """False for one that came before."""
+        self._seen = {known: since for known, since in self._seen.items() if now_s - since <= 2 * TOLERANCE_S}
+        return self._seen.setdefault(delivery_id, now_s) == now_s
 
 
 def version_moved_to(body: bytes, followed: tuple[str, str]) -> str | None:

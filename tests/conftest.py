@@ -206,9 +206,12 @@ class StandIn:
 
     def __init__(self, answer: dict, golden: list[dict] | None = None, hold: object | None = None):
         self.said, self.golden, self.hold = answer, golden or [], hold
-        self.healthy, self.closed = True, False
+        self.healthy, self.closed, self.broken = True, False, ""
 
-    async def ask(self, question: dict, params: dict) -> dict:
+    def new_group(self) -> int:
+        return 1
+
+    async def ask(self, question: dict, params: dict, group: int = 0) -> dict:
         if self.hold is not None:
             await self.hold.wait()
         return {**self.said, **question}
@@ -218,6 +221,9 @@ class StandIn:
 
     def is_healthy(self) -> bool:
         return self.healthy
+
+    def failure(self) -> str:
+        return self.broken
 
     def describe(self) -> dict:
         return {"name": "stand-in"}

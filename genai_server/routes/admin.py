@@ -33,5 +33,5 @@ async def reload(body: ReloadRequest, request: Request) -> dict[str, Any]:
 
 @router.post("/rollback", response_model=ModelInfo)
 async def rollback(request: Request) -> dict[str, Any]:
-    """Let the version before answer again."""
-    return dict(serving_of(request).predictor.rollback().info)
+    """Load the version before again, check its golden prompts, and swap; the two change places."""
+    return dict((await serving_of(request).predictor.rollback()).info)

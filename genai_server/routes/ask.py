@@ -21,10 +21,10 @@ from genai_server.schemas import (
     Problem,
     QuestionRequest,
 )
-from genai_server.serving import Asked, Serving, serving_of
+from genai_server.serving import AnswerStream, Asked, Serving, serving_of
 
 router = APIRouter(
-    tags=["ask"], responses={status: {"model": Problem} for status in (400, 401, 404, 409, 413, 422, 429, 503)}
+    tags=["ask"], responses={status: {"model": Problem} for status in (400, 401, 404, 409, 413, 422, 429, 503, 504)}
 )
 
 # The model takes question and history as input, the rest as parameters.
@@ -44,9 +44,10 @@ async def ask_batch(body: BatchQuestionRequest, request: Request) -> dict[str, A
     """Answer many questions; one bad item does not spoil the rest."""
     for index, question in enumerate(body.questions):
         _require_question(question, "body", "questions", index)
-    items = await while_wanted(
-        request, _all(_item(index, question, request) for index, question in enumerate(body.questions))
-    )
+    with serving_of(request).together(len(body.questions)) as group:
+        items = await while_wanted(
+            request, _all(_item(index, question, request, group) for index, question in enumerate(body.questions))
+        )
     return {"answers": items, "failed": sum("error" in item for item in items)}
 
 
@@ -63,30 +64,28 @@ async def ask_batch(body: BatchQuestionRequest, request: Request) -> dict[str, A
 async def ask_stream(body: QuestionRequest, request: Request) -> StreamingResponse:
     """Answer one question piece by piece, as server-sent events. Closing the connection stops the generation."""
     _require_question(body, "body")
-    pieces = await sse.begun(serving_of(request).stream(await _asked(body, request)))
-    return sse.response(_events(pieces))
+    stream = serving_of(request).stream(await _asked(body, request))
+    return sse.EventResponse(_events(stream), stream)
 
 
-async def _events(pieces: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _events(stream: AnswerStream) -> AsyncIterator[bytes]:
     try:
-        async for piece in pieces:
+        async for piece in stream:
             if piece["delta"]:
                 yield sse.event({"delta": piece["delta"]})
             else:
                 yield sse.event(AnswerResponse(**piece).model_dump(), "end")
     except ServerError as exc:  # the response has begun: the error is an event of it
         yield sse.event({"status": exc.status, "code": exc.code, "detail": exc.sentence}, "error")
-    finally:
-        await pieces.aclose()
 
 
 async def _all(items: Iterable[Awaitable[dict[str, Any]]]) -> list[dict[str, Any]]:
     return await asyncio.gather(*items)
 
 
-async def _item(index: int, question: QuestionRequest, request: Request) -> dict[str, Any]:
+async def _item(index: int, question: QuestionRequest, request: Request, group: int) -> dict[str, Any]:
     try:
-        return {"index": index, "answer": await _answered(question, request)}
+        return {"index": index, "answer": await _answered(question, request, group)}
     except ServerError as exc:
         return {"index": index, "error": {"status": exc.status, "code": exc.code, "detail": exc.sentence}}
 
@@ -98,11 +97,11 @@ def _require_question(body: QuestionRequest, *place: str | int) -> None:
         raise RequestValidationError([missing])
 
 
-async def _answered(body: QuestionRequest, request: Request) -> dict[str, Any]:
-    return await serving_of(request).answer(await _asked(body, request))
+async def _answered(body: QuestionRequest, request: Request, group: int | None = None) -> dict[str, Any]:
+    return await serving_of(request).answer(await _asked(body, request, group))
 
 
-async def _asked(body: QuestionRequest, request: Request) -> Asked:
+async def _asked(body: QuestionRequest, request: Request, group: int | None = None) -> Asked:
     """What the caller wants, with the prompt that was named, if one was. Raises ServerError."""
     return Asked(
         question=body.model_dump(include=_INPUT),
@@ -113,6 +112,7 @@ async def _asked(body: QuestionRequest, request: Request) -> Asked:
         prompt=await _prompt(body, serving_of(request)),
         variables=body.variables,
         headers=request.state.headers,
+        group=group,
     )
 
 

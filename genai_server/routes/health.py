@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from genai_server.predictor import READY
+from genai_server.predictor import FAILED, READY
 from genai_server.problems import RETRY
 from genai_server.schemas import Health, ModelInfo, Problem
 from genai_server.serving import serving_of, told_of
@@ -13,11 +13,14 @@ router = APIRouter(tags=["health"])
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/health/live", response_model=Health)
+@router.get("/health/live", response_model=Health, responses={503: {"model": Health}})
 @router.get("/livez", response_model=Health, include_in_schema=False)
-async def live(request: Request) -> Health:
-    """The process answers."""
-    return _health(request)
+async def live(request: Request, response: Response) -> Health:
+    """200 while the process answers, or will; 503 once it cannot mend itself and is about to end."""
+    health = _health(request)
+    if health.status == FAILED:
+        response.status_code = 503
+    return health
 
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
@@ -51,4 +54,4 @@ async def metrics(request: Request) -> Response:
 
 def _health(request: Request) -> Health:
     predictor = serving_of(request).predictor
-    return Health(status=predictor.status, detail=predictor.failure)
+    return Health(status=predictor.status, detail=predictor.failure or predictor.engine_failure)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -20,7 +21,7 @@ from genai_server.errors import BadQuestion, ServerError, UnknownModel
 from genai_server.leaving import while_wanted
 from genai_server.openai_schemas import ChatCompletionRequest, CompletionRequest, Message
 from genai_server.problems import openai_error
-from genai_server.serving import Asked, Serving, serving_of
+from genai_server.serving import AnswerStream, Asked, Serving, serving_of
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 OWNER = "local"
@@ -51,7 +52,7 @@ async def chat(body: ChatCompletionRequest, request: Request) -> Response | dict
     _require_known(body.model, serving)
     asked = _asked(chat_question(body.messages), body, request, "chat")
     if body.stream:
-        return await _streamed(_Chat(request, body), asked, serving)
+        return _streamed(_Chat(request, body), asked, serving)
     answer = await while_wanted(request, serving.answer(asked))
     message = {"role": "assistant", "content": answer["answer"], "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason(answer), "logprobs": None}
@@ -67,8 +68,9 @@ async def completions(body: CompletionRequest, request: Request) -> Response | d
     if body.stream:
         if len(asked) > 1:
             raise BadQuestion("A stream continues one text.", "Send one prompt.", param="prompt")
-        return await _streamed(_Text(request, body), asked[0], serving)
-    answers = await while_wanted(request, _all([serving.answer(one) for one in asked]))
+        return _streamed(_Text(request, body), asked[0], serving)
+    with serving.together(len(asked)) as group:
+        answers = await while_wanted(request, _all([serving.answer(replace(one, group=group)) for one in asked]))
     choices = [
         {"index": i, "text": answer["answer"], "finish_reason": finish_reason(answer), "logprobs": None}
         for i, answer in enumerate(answers)
@@ -187,21 +189,19 @@ class _Text(_Chat):
         return {"text": ""}
 
 
-async def _streamed(written: _Chat, asked: Asked, serving: Serving) -> StreamingResponse:
-    pieces = await sse.begun(serving.stream(asked))
-    return sse.response(_events(written, pieces))
+def _streamed(written: _Chat, asked: Asked, serving: Serving) -> StreamingResponse:
+    stream = serving.stream(asked)
+    return sse.EventResponse(_events(written, stream), stream)
 
 
-async def _events(written: _Chat, pieces: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[bytes]:
+async def _events(written: _Chat, stream: AnswerStream) -> AsyncIterator[bytes]:
     try:
         for chunk in written.opening():
             yield sse.event(chunk)
-        async for piece in pieces:
+        async for piece in stream:
             chunks = [written.piece(piece["delta"])] if piece.get("delta") else written.closing(piece)
             for chunk in chunks:
                 yield sse.event(chunk)
         yield DONE
     except ServerError as exc:  # the response has begun: openai-python raises on this event
         yield sse.event(openai_error(exc.status, exc.code, exc.sentence))
-    finally:
-        await pieces.aclose()

@@ -11,7 +11,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +21,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 from mlflow.version import VERSION
 
-from genai_server.answerers import Scoring, answer_of
-from genai_server.errors import CallerLeft
+from genai_server.answerers import Answerer, Scoring, answer_of
+from genai_server.errors import CallerLeft, ModelTimeout, ServerError
 from genai_server.leaving import while_wanted
+from genai_server.places import Places
 from genai_server.predictor import READY
 from genai_server.problems import RETRY
 from genai_server.prompts import QUESTION
@@ -63,8 +63,9 @@ async def invocations(request: Request) -> Response:
     serving = serving_of(request)
     with serving.predictor.accepted() as model:
         told = _Told(serving, model.info, request.state.request_id, request.headers.get("traceparent"))
-        scored = _Scored(model.answerer.scoring(), request.app.state.settings.request_timeout_s, told)
-        return await while_wanted(request, _predict(data, content_type, scored, model.answerer.pool))
+        timeout_s = request.app.state.settings.request_timeout_s
+        scored = _Scored(model.answerer.scoring(), timeout_s, told, serving.predictor.places)
+        return await while_wanted(request, _predict(data, content_type, scored, model.answerer, timeout_s))
 
 
 def _as_mlflow_reads_it(content_type: str) -> str:
@@ -117,6 +118,13 @@ def _rows(data: Any) -> list:
     return data if isinstance(data, list) else [data]
 
 
+def _count(data: Any) -> int:
+    """Questions in what MLflow read from the request; a model that is not ours may see something else in it."""
+    columns = list(data.values()) if isinstance(data, Mapping) else [data]
+    sized = [column for column in columns if isinstance(column, list | pd.DataFrame) or np.ndim(column) > 0]
+    return max(1, *map(len, sized)) if sized else 1
+
+
 def _questions(data: Any, count: int) -> list[Mapping[str, Any]]:
     """Question and history of each row; empty where the model was sent something else."""
     rows = _rows(data)
@@ -134,13 +142,22 @@ def _answer(row: Any) -> dict[str, Any]:
 
 
 class _Scored:
-    """The model as MLflow's function calls it, within the server's deadline and with its answers told."""
+    """The model as MLflow's function calls it, within the server's limits and with its answers told."""
 
-    def __init__(self, scoring: Scoring, timeout_s: float, told: _Told):
+    def __init__(self, scoring: Scoring, timeout_s: float, told: _Told, places: Places):
         self.metadata = scoring.metadata
-        self._scoring, self._timeout_s, self._told = scoring, timeout_s, told
+        self._scoring, self._timeout_s, self._told, self._places = scoring, timeout_s, told, places
+        self.refusal: ServerError | None = None  # which MLflow's function would turn into an error of its own
 
     def predict(self, data: Any, params: Any = None) -> Any:
+        try:
+            with self._places.take(_count(data), held=1):
+                return self._answers(data, params)
+        except ServerError as exc:
+            self.refusal = exc
+            raise
+
+    def _answers(self, data: Any, params: Any) -> Any:
         try:
             answers = self._scoring.predict(data, self._in_time(params))
         except Exception as exc:
@@ -170,17 +187,17 @@ class _Scored:
         return {**given, "timeout_s": self._timeout_s} if wanted is None or too_long else params
 
 
-async def _predict(data: bytes, content_type: str, scored: _Scored, pool: Executor) -> Response:
+async def _predict(data: bytes, content_type: str, scored: _Scored, answerer: Answerer, timeout_s: float) -> Response:
     """MLflow's own reading, predicting and writing, on a thread."""
     schema = scored.metadata.get_input_schema()
     try:
-        result = await asyncio.get_running_loop().run_in_executor(
-            pool, scoring_server.invocations, data, content_type, scored, schema
-        )
-    except asyncio.CancelledError:
+        result = await answerer.score(lambda: scoring_server.invocations(data, content_type, scored, schema), timeout_s)
+    except (asyncio.CancelledError, ModelTimeout):
         scored.stop()
         raise
     except MlflowException as exc:
+        if scored.refusal is not None:
+            raise scored.refusal from exc
         return Response(_without_stack_trace(exc), exc.get_http_status_code(), media_type=JSON)
     except (RecursionError, ValueError) as exc:  # json's; MLflow wraps what the model raises
         body = {"error_code": "BAD_REQUEST", "message": f"The JSON cannot be read: {exc}."}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from fastapi import APIRouter, Request, Response
+from mlflow.webhooks.constants import WEBHOOK_DELIVERY_ID_HEADER
 
 from genai_server.schemas import Problem, WebhookResponse
 from genai_server.security import WEBHOOK_PATH
@@ -33,11 +34,14 @@ _BODY = {
 async def webhook(request: Request, response: Response) -> WebhookResponse:
     """Load the version that the alias names now, beside the running one. Answered at once; the log tells the rest."""
     body, settings = await request.body(), request.app.state.settings
-    check(settings.webhook_secret, request.headers, body, time.time())
+    now_s = time.time()
+    check(settings.webhook_secret, request.headers, body, now_s)
     version = version_moved_to(body, settings.followed)
     if version is None:
         name, alias = settings.followed
         return WebhookResponse(status="ignored", detail=f"Only a move of the alias {alias} of {name} is followed.")
+    if not request.app.state.deliveries.is_new(request.headers[WEBHOOK_DELIVERY_ID_HEADER], now_s):
+        return WebhookResponse(status="ignored", detail="This webhook came before.")
     request.app.state.follower.follow()
     response.status_code = 202
     return WebhookResponse(status="loading", detail=f"Version {version} is loaded and checked; then it answers.")

@@ -94,8 +94,9 @@ def test_a_scoring_that_is_stopped_ends_where_it_is(engine):
     scoring = engine.scoring()
 
     async def scenario():
-        predicting = asyncio.get_running_loop().run_in_executor(
-            engine.pool, scoring.predict, [{"question": "What is MLflow?"}] * 40, {"max_new_tokens": 90}
+        rows = [{"question": "What is MLflow?"}] * 40
+        predicting = asyncio.create_task(
+            engine.score(lambda: scoring.predict(rows, {"max_new_tokens": 90}), timeout_s=60)
         )
         while not engine.load().running:
             await asyncio.sleep(0.001)

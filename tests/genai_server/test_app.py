@@ -222,9 +222,22 @@ def test_another_answer_to_a_golden_question_is_never_ready():
     with TestClient(create_app(ServerSettings(), changed, on_failure=failed.set)) as client:
         assert failed.wait(10)
         health = client.get("/health/ready")
-        assert client.get("/health/live").status_code == 200
+        assert client.get("/health/live").status_code == 503, "it cannot mend itself"
     assert health.status_code == 503 and health.json()["status"] == "failed"
     assert "What is MLflow?" in health.json()["detail"]
+
+
+def test_an_engine_that_has_failed_for_good_ends_the_server():
+    model, failed = StandIn({}), threading.Event()
+    with TestClient(create_app(ServerSettings(), lambda *_: LoadedModel(model, INFO), on_failure=failed.set)) as client:
+        wait_for(client, 200)
+        assert not failed.is_set()
+        model.healthy, model.broken = False, "The engine failed 3 times in a row."
+        assert failed.wait(10)
+        live = client.get("/health/live")
+        assert (live.status_code, live.json()["detail"]) == (503, model.broken)
+        refused = client.post("/ask", json={"question": "a"})
+        assert refused.status_code == 503 and model.broken in refused.json()["detail"]
 
 
 def test_an_engine_that_is_down_is_live_and_not_ready():
@@ -270,7 +283,7 @@ def test_more_questions_than_may_wait_get_429():
         for path in ("/ask", "/ask/stream"):
             refused = client.post(path, json={"question": "b"})
             assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
-            assert refused.json()["detail"] == "Too many questions wait already. Ask again in a second."
+            assert refused.json()["detail"] == "Too many questions wait already (1, at most 1). Ask again in a second."
         assert client.get("/health/ready").status_code == 200
         pyfunc.go_on.set()
         asking.join(10)

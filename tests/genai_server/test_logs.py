@@ -136,7 +136,7 @@ def test_settings_do_not_show_their_keys():
 
 
 def test_a_fault_of_ours_is_one_line_with_the_requests_id(client, caplog, monkeypatch):
-    async def broken(question, params):
+    async def broken(question, params, group):
         raise ZeroDivisionError
 
     monkeypatch.setattr(client.app.state.serving.predictor.model.answerer, "ask", broken)
@@ -147,7 +147,7 @@ def test_a_fault_of_ours_is_one_line_with_the_requests_id(client, caplog, monkey
 
 
 def test_a_models_refusal_that_repeats_the_question_is_for_the_caller_only(client, caplog, monkeypatch):
-    async def refusing(question, params):
+    async def refusing(question, params, group):
         raise MlflowException(f"Failed on {question['question']}")
 
     monkeypatch.setattr(client.app.state.serving.predictor.model.answerer, "ask", refusing)

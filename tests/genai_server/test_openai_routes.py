@@ -33,7 +33,7 @@ class Speaker(StandIn):
         self.asked: list[tuple[dict, dict]] = []
         self.stopped = threading.Event()
 
-    async def ask(self, question: dict, params: dict) -> dict:
+    async def ask(self, question: dict, params: dict, group: int = 0) -> dict:
         self.asked.append((dict(question), dict(params)))
         if question.get("text") == "bad":
             raise BadQuestion("This text is bad.")

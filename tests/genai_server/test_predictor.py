@@ -13,7 +13,8 @@ from conftest import StandIn
 from mlflow.exceptions import MlflowException
 from stand_in_server import wait_until
 
-from genai_server.errors import Conflict, NotReady, Overloaded
+from genai_server import predictor as predictor_module
+from genai_server.errors import Conflict, EngineDown, NotReady, Overloaded
 from genai_server.predictor import FAILED, LOADING, READY, STOPPING, LoadedModel, Predictor
 
 GOLDEN = [{"question": "What is MLflow?", "token_ids": [1, 2, 3], "max_new_tokens": 8}]
@@ -21,7 +22,7 @@ SAME, OTHER = {"token_ids": [1, 2, 3]}, {"token_ids": [1, 2, 4]}
 
 
 def loaded(model: StandIn, version: str = "1") -> LoadedModel:
-    return LoadedModel(model, {"model": "m", "model_version": version})
+    return LoadedModel(model, {"model": "m", "model_version": version, "model_uri": f"models:/m/{version}"})
 
 
 def predictor_of(model: StandIn, queue_limit: int = 8) -> Predictor:
@@ -89,7 +90,7 @@ def test_an_engine_that_is_down_turns_ready_off_and_on_again():
     assert predictor.status == READY
 
 
-def test_the_collector_of_cycles_leaves_a_loaded_model_alone_until_it_is_replaced():
+def test_the_collector_of_cycles_leaves_the_first_model_alone_and_takes_replaced_ones():
     made: list[weakref.ref] = []
 
     def load(uri: str) -> LoadedModel:
@@ -103,9 +104,9 @@ def test_the_collector_of_cycles_leaves_a_loaded_model_alone_until_it_is_replace
     assert gc.get_freeze_count() > 10_000
     for version in ("v2", "v3", "v4"):
         asyncio.run(predictor.reload(version))
-        gc.collect()
-    wait_until(lambda: not gc.collect() and made[0]() is None)
-    assert predictor.previous.answerer is made[2]() and predictor.model.answerer is made[3]()
+    wait_until(lambda: gc.collect() >= 0 and made[2]() is None)
+    assert made[1]() is None and predictor.model.answerer is made[3]()
+    gc.unfreeze()
 
 
 # --- places ---
@@ -140,12 +141,10 @@ def test_a_stopping_server_takes_nothing_new_and_leaves_what_runs_alone():
     assert predictor.status == STOPPING
 
 
-def test_closing_ends_both_models():
-    old, new = StandIn({}), StandIn({})
-    predictor = shelf(v1=old, v2=new)
-    asyncio.run(predictor.reload("v2"))
-    predictor.close()
-    assert old.closed and new.closed
+def test_closing_ends_the_model():
+    model = StandIn({})
+    predictor_of(model).close()
+    assert model.closed
 
 
 # --- another version ---
@@ -159,7 +158,7 @@ def test_a_reload_answers_from_the_next_question_on():
         assert running.answerer is old and not old.closed
         with predictor.accepted() as later:
             assert later.answerer is new
-    assert not old.closed  # kept for a rollback
+    assert closed(old) and predictor.previous == "models:/m/v1"
 
 
 def test_without_an_address_the_first_one_is_looked_up_anew():
@@ -177,7 +176,7 @@ def test_a_version_that_fails_its_check_changes_nothing(bad):
     with pytest.raises(Conflict, match="The version cannot be served"):
         asyncio.run(predictor.reload("v2"))
     assert predictor.model.answerer is old and not old.closed and predictor.status == READY
-    assert predictor.previous is None
+    assert predictor.previous == ""
     assert bad is None or bad.closed
 
 
@@ -203,15 +202,89 @@ def test_a_second_reload_at_once_is_refused_and_the_first_one_goes_on():
     assert asyncio.run(scenario()).model.answerer is new
 
 
-def test_rollback_changes_places_and_back_again():
-    old, new = StandIn({}), StandIn({})
-    predictor = shelf(v1=old, v2=new)
-    with pytest.raises(Conflict, match="no version to go back to"):
-        predictor.rollback()
-    asyncio.run(predictor.reload("v2"))
-    assert predictor.rollback().answerer is old
-    assert predictor.rollback().answerer is new
-    assert not (old.closed or new.closed)
+def test_rollback_loads_and_checks_the_version_before_and_they_change_places():
+    made: list[str] = []
+    predictor = registry(made)
+
+    async def scenario():
+        with pytest.raises(Conflict, match="no version to go back to"):
+            await predictor.rollback()
+        await predictor.reload("models:/m/2")
+        first = (await predictor.rollback()).info["model_version"], predictor.previous
+        second = (await predictor.rollback()).info["model_version"], predictor.previous
+        return first, second
+
+    assert asyncio.run(scenario()) == (("1", "models:/m/2"), ("2", "models:/m/1"))
+    assert made == ["models:/m/1", "models:/m/2", "models:/m/1", "models:/m/2"]
+
+
+def test_a_rollback_to_a_version_that_answers_wrongly_is_refused():
+    models = {"1": StandIn(SAME, GOLDEN), "2": StandIn({})}
+    predictor = Predictor(lambda uri: loaded(models[uri[-1]], uri[-1]), "models:/m/1", 8)
+
+    async def scenario():
+        await predictor.start()
+        await predictor.reload("models:/m/2")
+        models["1"].said = OTHER
+        with pytest.raises(Conflict, match="golden"):
+            await predictor.rollback()
+
+    asyncio.run(scenario())
+    assert predictor.model.info["model_version"] == "2" and predictor.previous == "models:/m/1"
+
+
+def registry(made: list[str], alias: str = "2") -> Predictor:
+    """Started with version 1; the alias names another one. `made` says what was loaded."""
+
+    def load(uri):
+        made.append(uri)
+        return loaded(StandIn({}), resolve(uri)[-1])
+
+    def resolve(uri):
+        return f"models:/m/{alias}" if "@" in uri else uri
+
+    predictor = Predictor(load, "models:/m/1", 8, resolve)
+    asyncio.run(predictor.start())
+    return predictor
+
+
+def test_a_version_that_answers_already_is_not_loaded_again_and_the_one_before_stays():
+    made: list[str] = []
+    predictor = registry(made)
+    for uri in ("models:/m@champion", "models:/m@champion", "models:/m/2"):
+        assert asyncio.run(predictor.reload(uri)).info["model_version"] == "2"
+    assert made == ["models:/m/1", "models:/m@champion"]
+    assert predictor.previous == "models:/m/1"
+
+
+def test_a_version_whose_engine_is_down_is_loaded_again():
+    made: list[str] = []
+    predictor = registry(made)
+    predictor.model.answerer.healthy = False
+    asyncio.run(predictor.reload("models:/m/1"))
+    assert made == ["models:/m/1"] * 2
+
+
+def test_a_model_from_a_folder_is_loaded_again_since_its_files_may_be_others():
+    made: list[str] = []
+
+    def load(uri):
+        made.append(uri)
+        return LoadedModel(StandIn({}), {"model": "folder", "model_version": None, "model_uri": uri})
+
+    predictor = Predictor(load, "/some/folder", 8)
+    asyncio.run(predictor.start())
+    asyncio.run(predictor.reload())
+    assert made == ["/some/folder"] * 2
+
+
+def test_an_engine_that_has_failed_for_good_is_a_failure():
+    model = StandIn({})
+    predictor = predictor_of(model)
+    model.healthy, model.broken = False, "The engine failed 3 times in a row."
+    assert (predictor.status, predictor.engine_failure) == (FAILED, model.broken)
+    with pytest.raises(EngineDown, match="3 times in a row"), predictor.accepted():
+        pass
 
 
 def closed(model: StandIn) -> bool:
@@ -222,24 +295,40 @@ def closed(model: StandIn) -> bool:
     return model.closed
 
 
-def test_two_reloads_later_a_version_is_closed():
+def test_the_version_before_is_closed_and_no_more_than_two_are_loaded():
     first, second, third = StandIn({}), StandIn({}), StandIn({})
     predictor = shelf(v1=first, v2=second, v3=third)
     asyncio.run(predictor.reload("v2"))
-    assert not first.closed
+    assert closed(first)
     asyncio.run(predictor.reload("v3"))
-    assert closed(first) and not (second.closed or third.closed)
+    assert closed(second) and not third.closed
+
+
+def test_a_third_version_waits_for_the_last_question_to_the_first_but_not_for_ever(monkeypatch):
+    monkeypatch.setattr(predictor_module, "RETIRED_MOST_S", 0.3)
+    first = StandIn({})
+    predictor = shelf(v1=first, v2=StandIn({}), v3=StandIn({}))
+
+    async def scenario():
+        with predictor.accepted():
+            await predictor.reload("v2")
+            loading = asyncio.create_task(predictor.reload("v3"))
+            await asyncio.sleep(0.1)
+            assert not first.closed and not loading.done()
+            await loading
+            assert closed(first)
+
+    asyncio.run(scenario())
 
 
 def test_a_version_with_questions_under_way_is_closed_after_the_last_one():
     first = StandIn({})
-    predictor = shelf(v1=first, v2=StandIn({}), v3=StandIn({}))
+    predictor = shelf(v1=first, v2=StandIn({}))
     with predictor.accepted():
         with predictor.accepted() as running:
             assert running.answerer is first
-            for version in ("v2", "v3"):
-                asyncio.run(predictor.reload(version))
-        with predictor.accepted() as running:  # one of the third version does not keep the first one alive
+            asyncio.run(predictor.reload("v2"))
+        with predictor.accepted() as running:  # one of the second version does not keep the first one alive
             assert running.answerer is not first
         time.sleep(0.05)
         assert not first.closed
@@ -248,17 +337,16 @@ def test_a_version_with_questions_under_way_is_closed_after_the_last_one():
 
 def test_the_end_of_the_server_closes_a_version_that_still_answers():
     first = StandIn({})
-    predictor = shelf(v1=first, v2=StandIn({}), v3=StandIn({}))
+    predictor = shelf(v1=first, v2=StandIn({}))
     with predictor.accepted():
-        for version in ("v2", "v3"):
-            asyncio.run(predictor.reload(version))
+        asyncio.run(predictor.reload("v2"))
         predictor.close()
     assert first.closed
 
 
 def test_questions_to_every_version_count_for_the_limit():
     predictor = shelf(v1=StandIn({}), v2=StandIn({}))
-    predictor._most = 2
+    predictor.places.limit = 2
     with predictor.accepted():
         asyncio.run(predictor.reload("v2"))
         with predictor.accepted(), pytest.raises(Overloaded), predictor.accepted():
@@ -313,7 +401,7 @@ def test_what_was_loaded_while_the_server_stopped_is_closed():
     predictor.stop()
     with pytest.raises(NotReady, match="stopping"):
         asyncio.run(predictor.reload("v2"))
-    assert fresh.closed and predictor.previous is None
+    assert fresh.closed and predictor.previous == ""
 
 
 @pytest.mark.parametrize(("version", "said"), [("7", "now answering: m version 7"), (None, "now answering: m")])

@@ -292,7 +292,7 @@ class Recorder(StandIn):
     def __init__(self) -> None:
         super().__init__({"answer": "", "finish_reason": "stop"})
 
-    async def ask(self, question: dict, params: dict) -> dict:
+    async def ask(self, question: dict, params: dict, group: int = 0) -> dict:
         return {**self.said, "answer": question.get("rendered", f"own: {question.get('question')}")}
 
 

@@ -29,6 +29,7 @@ from tiny_model import LESSONS
 
 from genai_server.answerers import Scoring
 from genai_server.app import create_app
+from genai_server.places import Places
 from genai_server.predictor import LoadedModel
 from genai_server.routes.scoring import _Scored
 from genai_server.settings import ServerSettings
@@ -356,6 +357,6 @@ class Pyfunc:
 )
 def test_the_servers_deadline_holds_where_it_is_the_shorter_one(given, meant):
     told = Mock()
-    assert _Scored(Scoring(Pyfunc("timeout_s")), 5.0, told).predict(None, given) == meant
-    assert _Scored(Scoring(Pyfunc("seed")), 5.0, told).predict(None, given) == given
-    assert _Scored(Scoring(Pyfunc()), 5.0, told).predict(None, given) == given
+    assert _Scored(Scoring(Pyfunc("timeout_s")), 5.0, told, Places(8)).predict(None, given) == meant
+    assert _Scored(Scoring(Pyfunc("seed")), 5.0, told, Places(8)).predict(None, given) == given
+    assert _Scored(Scoring(Pyfunc()), 5.0, told, Places(8)).predict(None, given) == given

@@ -106,7 +106,7 @@ def test_what_is_refused_for_want_of_a_place_is_not_traced():
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_caller_who_leaves_is_counted_and_traced_once(streams):
     class Waiting(ThreadAnswerer):
-        async def ask(self, question, params):
+        async def ask(self, question, params, group=0):
             await asyncio.sleep(60)
 
         async def stream(self, question, params):

@@ -56,30 +56,52 @@ async def all_of(stream) -> list:
 
 
 async def body_of(pieces: Pieces) -> list[bytes]:
-    return await all_of(sse.response(pieces.made()).body_iterator)
+    made = pieces.made()
+    return await all_of(sse.EventResponse(made, made).body_iterator)
 
 
-def test_begun_keeps_every_piece():
+def test_the_headers_do_not_wait_for_the_first_piece():
     async def scenario():
-        return await all_of(await sse.begun(Pieces(1, 2, 3).made()))
+        work, sent, headers = asyncio.Event(), [], asyncio.Event()
 
-    assert asyncio.run(scenario()) == [1, 2, 3]
+        async def events():
+            await work.wait()
+            yield b"data: 1"
+
+        async def send(message):
+            sent.append(message["type"])
+            headers.set()
+
+        async def receive():
+            await asyncio.sleep(60)
+
+        made = events()
+        answering = asyncio.create_task(sse.EventResponse(made, made)({"type": "http"}, receive, send))
+        await asyncio.wait_for(headers.wait(), 5)
+        assert sent == ["http.response.start"]
+        work.set()
+        await answering
+
+    asyncio.run(scenario())
 
 
-def test_begun_raises_what_the_first_piece_raises():
-    pieces = Pieces(BadQuestion("no"))
-    with pytest.raises(BadQuestion):
-        asyncio.run(sse.begun(pieces.made()))
-    assert pieces.closed
+def test_what_was_never_read_is_closed_too():
+    class Work:
+        is_closed = False
 
+        async def aclose(self):
+            self.is_closed = True
 
-def test_closing_what_has_begun_closes_what_is_below():
     async def scenario():
-        pieces = Pieces(1, 2, 3)
-        begun = await sse.begun(pieces.made())
-        await anext(begun)
-        await begun.aclose()
-        return pieces.closed
+        async def gone():
+            return {"type": "http.disconnect"}
+
+        async def send(_):
+            await asyncio.sleep(60)
+
+        work = Work()
+        await sse.EventResponse(Pieces(1).made(), work)({"type": "http"}, gone, send)
+        return work.is_closed
 
     assert asyncio.run(scenario())
 
@@ -111,7 +133,8 @@ def test_a_body_that_is_not_read_to_its_end_closes_what_is_below(monkeypatch):
 
     async def scenario(after: int):
         pieces = Pieces(b"a", b"b", wait_s=0.05)
-        body = sse.response(pieces.made()).body_iterator
+        made = pieces.made()
+        body = sse.EventResponse(made, made).body_iterator
         for _ in range(after):
             await anext(body)
         await body.aclose()

@@ -163,6 +163,9 @@ class Registry:
         info = {"model": "m", "model_uri": uri, "model_version": self.version, "prompt": ""}
         return LoadedModel(StandIn({"answer": self.version}), info)
 
+    def resolve(self, uri: str, tracking_uri: str | None) -> str:
+        return f"models:/m/{self.version}"
+
 
 @pytest.fixture
 def registry():
@@ -171,7 +174,7 @@ def registry():
 
 def client_of(registry: Registry, **settings) -> TestClient:
     given = {"model_uri": "models:/m@champion", "webhook_secret": SECRET, "api_keys": (KEY,)} | settings
-    return TestClient(create_app(ServerSettings(**given), registry.load))
+    return TestClient(create_app(ServerSettings(**given), registry.load, resolve_model=registry.resolve))
 
 
 @pytest.fixture
@@ -194,6 +197,17 @@ def test_a_moved_alias_is_loaded_without_a_key(client, registry):
     response = send(client, event())
     assert response.status_code == 202 and response.json()["status"] == "loading" and "2" in response.json()["detail"]
     wait_until(lambda: version(client) == "2", 60)
+
+
+def test_one_that_is_sent_again_is_ignored(client, registry):
+    registry.version = "2"
+    headers = signed(event(), at=time.time())
+    assert client.post(PATH, content=event(), headers=headers).status_code == 202
+    wait_until(lambda: version(client) == "2", 60)
+    registry.version = "3"
+    again = client.post(PATH, content=event(), headers=headers)
+    assert again.status_code == 200 and again.json() == {"status": "ignored", "detail": "This webhook came before."}
+    assert registry.loads == 2
 
 
 def test_an_event_about_something_else_loads_nothing(client, registry):
@@ -267,7 +281,9 @@ def served(mlflow_url) -> Iterator[tuple[str, MlflowClient]]:
         info = {"model": "m", "model_uri": uri, "model_version": str(found.version), "prompt": ""}
         return LoadedModel(ThreadAnswerer(Pyfunc()), info)
 
-    settings = ServerSettings(model_uri="models:/m@champion", webhook_secret=SECRET, api_keys=(KEY,))
+    settings = ServerSettings(
+        model_uri="models:/m@champion", tracking_uri=mlflow_url, webhook_secret=SECRET, api_keys=(KEY,)
+    )
     with listening(create_app(settings, load)) as url:
         yield url, store
 

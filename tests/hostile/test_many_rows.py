@@ -1,0 +1,122 @@
+"""A request of many rows: it holds a place for each, has a most, and leaves room for callers with one question."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from fastapi.testclient import TestClient
+
+from genai_server.answerers import ThreadAnswerer
+from genai_server.app import create_app
+from genai_server.errors import Overloaded, TooLarge
+from genai_server.places import Places
+from genai_server.predictor import LoadedModel
+from genai_server.settings import ServerSettings
+
+INFO = {
+    "model": "m", "model_uri": "models:/m/1", "model_version": "1", "model_alias": None, "prompt": "p/1",
+    "turn_format": None, "run_id": None, "base_model": None, "weights_sha256": None, "engine": {"name": "pyfunc"},
+}  # fmt: skip
+
+
+class Metadata:
+    def get_input_schema(self):
+        return None
+
+    def get_params_schema(self):
+        return None
+
+
+class Pyfunc:
+    """Answers each row, once it is let go."""
+
+    metadata = Metadata()
+
+    def __init__(self):
+        self.started, self.go_on = threading.Event(), threading.Event()
+
+    def predict(self, data, params=None):
+        self.started.set()
+        assert self.go_on.wait(20)
+        return ["answer"] * len(data)
+
+
+@pytest.fixture
+def held():
+    """A server with 8 places whose model waits, and the model."""
+    pyfunc = Pyfunc()
+    settings = ServerSettings(queue_limit=8, request_timeout_s=20)
+    with TestClient(create_app(settings, lambda *_: LoadedModel(ThreadAnswerer(pyfunc), INFO))) as client:
+        while client.get("/health/ready").status_code != 200:
+            pass
+        yield client, pyfunc
+        pyfunc.go_on.set()
+
+
+MANY = {
+    "/invocations": lambda n: {"inputs": ["q"] * n},
+    "/ask/batch": lambda n: {"questions": [{"question": "q"}] * n},
+    "/v1/completions": lambda n: {"model": "m", "prompt": ["q"] * n},
+}
+
+
+@pytest.mark.parametrize("path", MANY)
+def test_more_rows_than_a_request_may_have_are_refused_with_the_number(held, path):
+    client, pyfunc = held
+    refused = client.post(path, json=MANY[path](5))
+    assert refused.status_code == 413
+    assert "has 5 questions; one request may have 4" in refused.text and "QUEUE_LIMIT" in refused.text
+    assert not pyfunc.started.is_set()
+
+
+def test_rows_count_as_places_and_the_last_quarter_is_for_single_questions(held):
+    """Before, a request held one place whatever its rows: 30,000 of them stood before the next caller."""
+    client, pyfunc = held
+    many = threading.Thread(target=client.post, args=("/invocations",), kwargs={"json": MANY["/invocations"](4)})
+    many.start()
+    assert pyfunc.started.wait(10)
+    refused = client.post("/invocations", json=MANY["/invocations"](4))
+    assert refused.status_code == 429 and refused.headers["retry-after"]
+    singles = [threading.Thread(target=client.post, args=("/ask",), kwargs={"json": {"question": "q"}}) for _ in "1234"]
+    for thread in singles:
+        thread.start()
+    while client.app.state.serving.predictor.places.taken < 8:
+        pass
+    assert client.post("/ask", json={"question": "q"}).status_code == 429
+    pyfunc.go_on.set()
+    for thread in (many, *singles):
+        thread.join(10)
+    assert client.app.state.serving.predictor.places.taken == 0
+    assert client.post("/invocations", json=MANY["/invocations"](4)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"inputs": {"question": ["q"] * 5}}, {"dataframe_split": {"columns": ["question"], "data": [["q"]] * 5}},
+     {"dataframe_records": [{"question": "q"}] * 5}, {"instances": ["q"] * 5}],
+)  # fmt: skip
+def test_every_form_of_rows_is_counted(held, body):
+    client, _ = held
+    assert client.post("/invocations", json=body).status_code == 413
+    csv = "question\n" + "q\n" * 5
+    assert client.post("/invocations", content=csv, headers={"content-type": "text/csv"}).status_code == 413
+
+
+def test_places_are_given_back_whatever_happens():
+    places = Places(8)
+    for count in (0, 1, 4):
+        with pytest.raises(KeyError), places.take(count):
+            assert places.taken == count
+            raise KeyError
+    for count, error in ((5, TooLarge), (4, Overloaded)):
+        with places.take(4), pytest.raises(error), places.take(count):
+            pass
+    with places.take(1), places.take(4, held=1):
+        assert places.taken == 4
+    assert places.taken == 0
+
+
+def test_a_limit_of_one_still_takes_one():
+    with Places(1).take(1):
+        pass
