@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 from genai_server.answerers import Answerer
 from genai_server.daemon import run_in_daemon
 from genai_server.errors import Conflict, EngineDown, NotReady
+from genai_server.memory import give_back
 from genai_server.places import Places
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,8 @@ class Predictor:
     def _close_retired(self) -> None:
         model, self._retired = self._retired, None
         # on a thread: an engine takes up to seconds to end, and the event loop has questions to carry
-        threading.Thread(target=model.answerer.close, name="close").start()
+        closing = run_in_daemon(model.answerer.close)
+        closing.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(give_back))
 
     async def _checked(self, model_uri: str) -> LoadedModel:
         """Loaded, with its golden prompts answered as at deploy; closed again where they are not."""
