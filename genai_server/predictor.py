@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -167,10 +168,9 @@ class Predictor:
             self._close_retired()
 
     def _close_retired(self) -> None:
-        model, self._retired = self._retired, None
         # on a thread: an engine takes up to seconds to end, and the event loop has questions to carry
-        closing = run_in_daemon(model.answerer.close)
-        closing.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(give_back))
+        threading.Thread(target=_end, args=([self._retired.answerer],), name="close", daemon=True).start()
+        self._retired = None
 
     async def _checked(self, model_uri: str) -> LoadedModel:
         """Loaded, with its golden prompts answered as at deploy; closed again where they are not."""
@@ -244,6 +244,13 @@ def version_uri(model: LoadedModel) -> str:
 
 def _address(model: LoadedModel) -> str:
     return version_uri(model) or str(model.info.get("model_uri", ""))
+
+
+def _end(answerers: list[Answerer]) -> None:
+    """Close them. The list is the last that refers to them, so that afterwards nothing does."""
+    while answerers:
+        answerers.pop().close()
+    give_back()
 
 
 def _close_what_came_too_late(loading: asyncio.Future[LoadedModel]) -> None:
