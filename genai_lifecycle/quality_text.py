@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from genai_lifecycle.commands import as_typed
 from genai_lifecycle.results import Evaluated, EvaluationReport, FeedbackImport, MonitorReport, ServerComparison
 
@@ -54,9 +56,9 @@ def of_import(result: FeedbackImport, *, wants_cases: bool) -> str:
         f"  {result.imported} attached to their traces, {result.before} were there before",
     ]
     if found := result.without_trace:
-        more = ", ..." if len(found) > SHOWN_REQUESTS else ""
-        shown = ", ".join(found[:SHOWN_REQUESTS]) + more
-        lines.append(f"  {len(found)} without a trace (not sampled, or of another store): {shown}")
+        lines.append(f"  {len(found)} without a trace (not sampled, or of another store): {_shown(found)}")
+    if result.refused:
+        lines.append(f"  {len(result.refused)} that MLflow does not take (-v says why): {_shown(result.refused)}")
     lines += [f"  Not readable: {sentence}" for sentence in result.unreadable]
     lines += ["  The last line is half written; it is left for next time"] if result.is_half_written else []
     lines += [f"  {count} judged requests gave no case: {why}" for why, count in result.cases_left_out.items()]
@@ -64,6 +66,10 @@ def of_import(result: FeedbackImport, *, wants_cases: bool) -> str:
         place = f" in {as_typed(result.cases_file)}" if result.cases_file else "; no file"
         lines.append(f"  {result.cases} cases{place}")
     return "\n".join(lines)
+
+
+def _shown(requests: Sequence[str]) -> str:
+    return ", ".join(requests[:SHOWN_REQUESTS]) + (", ..." if len(requests) > SHOWN_REQUESTS else "")
 
 
 def of_monitor(result: MonitorReport) -> str:

@@ -52,8 +52,9 @@ def create_app(
     serving = _serving(settings, load_model, resolve_model)
     app.state.settings, app.state.serving = settings, serving
     app.state.feedback = FeedbackKeeper(
-        Path(settings.feedback_file), settings.trace_sampling_ratio > 0, settings.trace_experiment
-    )
+        Path(settings.feedback_file), settings.trace_sampling_ratio > 0, settings.trace_experiment,
+        lambda: serving.tracer.waiting, partial(serving.metrics.unwritten, "feedback"),
+    )  # fmt: skip
     for router in (
         ask.router,
         openai.router,
@@ -95,12 +96,14 @@ def _serving(
     tracked = {"MLFLOW_TRACKING_URI": settings.tracking_uri} if settings.tracking_uri else {}
     tracked["MLFLOW_EXPERIMENT_NAME"] = settings.trace_experiment
     tracer = Tracer(
-        settings.trace_sampling_ratio, settings.trace_texts, settings.spool_file, tracked, lambda: predictor.is_busy
-    )
+        settings.trace_sampling_ratio, settings.trace_texts, settings.spool_file, tracked, lambda: predictor.is_busy,
+        partial(metrics.unwritten, "traces"),
+    )  # fmt: skip
     if settings.trace_sampling_ratio:
         metrics.traces(lambda: tracer.waiting, lambda: tracer.dropped)
     registry = PromptRegistry(settings.tracking_uri) if settings.has_registry else None
-    prompts = Prompts(registry, settings.refresh_s, Path(settings.prompt_file))
+    unwritten = partial(metrics.unwritten, "prompt")
+    prompts = Prompts(registry, settings.refresh_s, Path(settings.prompt_file), unwritten)
     return Serving(predictor, metrics, tracer, settings.request_timeout_s, prompts)
 
 
@@ -149,6 +152,7 @@ async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterat
     yield
     watching.cancel()  # a load that is under way is not waited for
     await asyncio.wait({watching})
+    app.state.feedback.stop()
     serving.prompts.stop()
     serving.predictor.close()
     serving.tracer.stop()

@@ -23,7 +23,7 @@ _ERRORS = {
     413: "The body is too large, or has too many questions.", 415: "Another content type is wanted.",
     422: "A field is wrong.",
     429: "Too many questions wait already; ask again after Retry-After.",
-    503: "The model is loading, or the server is stopping; ask again after Retry-After.",
+    503: "The model is loading, the server is stopping, or it cannot store this; ask again after Retry-After.",
     504: "A model without batching of its own did not answer in time.",
 }  # fmt: skip
 _STRING, _NULLABLE = {"type": "string"}, {"type": ["string", "null"]}

@@ -121,6 +121,12 @@ class RegistryDown(ServerError):
     status, code = 503, "registry_down"
 
 
+class StorageFailed(ServerError):
+    """The server cannot write what it was given to keep."""
+
+    status, code = 503, "storage_failed"
+
+
 class EngineDown(ServerError):
     """The engine ended under the question, or is being restarted."""
 

@@ -1,85 +1,84 @@
-"""Scores and comments on answers: an assessment on the answer's trace, or a line in a local ledger.
+"""Scores and comments on answers: a line in the ledger first, then an assessment on the answer's trace.
 
-The ledger keeps what reached no trace: the request was not sampled, or MLflow did not answer in time.
+The ledger is the one place that has all of them. A dead or hanging MLflow costs a caller nothing: nobody waits longer
+than a moment for the trace, and the feedback gets there later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
-import os
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
+from genai_server.assessments import Assessments, Entry
+from genai_server.errors import StorageFailed
+from genai_server.feedback_ledger import Ledger
+from genai_server.logs import Fault
 
 log = logging.getLogger(__name__)
 
 TRACE, LEDGER = "trace", "ledger"
-MLFLOW_TIMEOUT_S = 3.0
-LEDGER_LIMIT_BYTES = 10_000_000  # then it is renamed to *.1, in place of the one before
+TRACE_WAIT_S = 1.0  # longest wait of a caller for the trace
 
 
 class FeedbackKeeper:
-    """Keeps feedback in one of two places.
+    """Keeps feedback, and says where it is by now.
 
     Args:
         looks_for_traces: whether requests are traced at all.
         experiment: name of the MLflow experiment that the traces are in.
+        traces_waiting: how many MLflow does not have yet.
+        unwritten: called for each line that the disk does not take.
     """
 
-    def __init__(self, ledger: Path, looks_for_traces: bool, experiment: str):
-        self._ledger, self._looks, self._experiment = ledger, looks_for_traces, experiment
-        self._lock = threading.Lock()
+    def __init__(
+        self, ledger: Path, looks_for_traces: bool, experiment: str,
+        traces_waiting: Callable[[], int] = lambda: 0, unwritten: Callable[[], object] = lambda: None,
+    ):  # fmt: skip
+        self._ledger, self._unwritten = Ledger(ledger), unwritten
+        self._assessments = Assessments(experiment, traces_waiting) if looks_for_traces else None
+        # of its own: asyncio's threads may be busy with something that takes long
+        self._disk = ThreadPoolExecutor(1, "feedback-ledger")
+        self._fault = Fault(log, "The feedback ledger is written again.")
 
     async def keep(self, feedback: Mapping[str, Any]) -> str:
-        """`trace` or `ledger`, wherever it is now."""
-        if self._looks:
-            try:
-                found = await asyncio.wait_for(asyncio.to_thread(self._on_trace, feedback), MLFLOW_TIMEOUT_S)
-                if found:
-                    return TRACE
-            except (MlflowException, OSError, TimeoutError) as exc:
-                log.warning("feedback goes into the ledger: %s", type(exc).__name__)
-        await asyncio.to_thread(self._to_ledger, feedback)
+        """`ledger`, or `trace` where it is there as well. Raises StorageFailed where it is in neither."""
+        time_s = time.time()
+        line = json.dumps({"time": time_s, **feedback}, ensure_ascii=False).encode("utf-8", "replace")
+        is_in_ledger = await asyncio.get_running_loop().run_in_executor(self._disk, self._is_in_ledger, line)
+        entry = Entry(hashlib.sha256(line).hexdigest()[:32], int(time_s * 1000), **feedback)
+        if await self._is_on_trace(entry):
+            return TRACE
+        if not is_in_ledger:
+            raise StorageFailed("The feedback was not kept: the server cannot write its ledger.", "Send it later.")
         return LEDGER
 
-    def _on_trace(self, feedback: Mapping[str, Any]) -> bool:
-        """Attach it to the trace that has the request's id as a tag; False where there is none."""
-        import mlflow
-        from mlflow.entities import AssessmentSource
+    def stop(self) -> None:
+        """At once: what is not on its trace stays in the ledger."""
+        if self._assessments is not None:
+            self._assessments.stop()
 
-        client = mlflow.MlflowClient()
-        experiment = client.get_experiment_by_name(self._experiment)
-        if experiment is None:
+    def _is_in_ledger(self, line: bytes) -> bool:
+        try:
+            self._ledger.add(line)
+        except OSError as exc:
+            self._unwritten()
+            self._fault.begins(f"The feedback ledger {self._ledger.path} cannot be written: {exc.strerror}.")
             return False
-        wanted = f"tags.request_id = '{_quotable(feedback['request_id'])}'"
-        traces = client.search_traces(
-            locations=[experiment.experiment_id], filter_string=wanted, max_results=1, include_spans=False
-        )
-        if not traces:
-            return False
-        source = AssessmentSource(source_type="HUMAN", source_id=feedback["source"])
-        mlflow.log_feedback(
-            trace_id=traces[0].info.trace_id, name=feedback["name"], value=feedback["value"],
-            rationale=feedback["comment"], source=source,
-        )  # fmt: skip
+        self._fault.ends()
         return True
 
-    def _to_ledger(self, feedback: Mapping[str, Any]) -> None:
-        line = json.dumps({"time": time.time(), **feedback}, ensure_ascii=False)
-        with self._lock:
-            self._ledger.parent.mkdir(parents=True, exist_ok=True)
-            if self._ledger.exists() and self._ledger.stat().st_size > LEDGER_LIMIT_BYTES:
-                os.replace(self._ledger, self._ledger.with_name(f"{self._ledger.name}.1"))
-            with self._ledger.open("a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
-
-
-def _quotable(request_id: str) -> str:
-    """MLflow's filter has no escape for a quote; our own ids have none, and another id is not found."""
-    return request_id.replace("'", "")
+    async def _is_on_trace(self, entry: Entry) -> bool:
+        first_try = self._assessments.add(entry) if self._assessments is not None else None
+        if first_try is None:
+            return False
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(first_try), TRACE_WAIT_S)
+        except TimeoutError:
+            return False

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # but for the tab
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # with its user, in an address that somebody's error quotes
+
+
+class TextLines(logging.Formatter):
+    """The message alone, as one line: whatever came into it from outside cannot look like a line of ours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _PASSWORD.sub("***@", super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], record.message)
 
 
 class JsonLines(logging.Formatter):
@@ -24,13 +37,38 @@ class JsonLines(logging.Formatter):
         entry |= getattr(record, "fields", {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace").decode()
+        return _PASSWORD.sub("***@", line)
+
+
+class Fault:
+    """Something that fails again and again, such as a full disk: one line when it begins, one when it is over.
+
+    Args:
+        over: the line for its end.
+    """
+
+    def __init__(self, log: logging.Logger, over: str):
+        self._log, self._over = log, over
+        self.is_on = False
+
+    def begins(self, sentence: str) -> None:
+        """Logged once, however often it is said until the end."""
+        if not self.is_on:
+            self._log.error("%s", sentence)
+        self.is_on = True
+
+    def ends(self) -> None:
+        """It works (again)."""
+        if self.is_on:
+            self._log.warning("%s", self._over)
+        self.is_on = False
 
 
 def set_up(log_format: str, level: str) -> None:
     """Log to stderr; once, at the start of the process."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if log_format == "json" else logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("alembic", "httpx", "urllib3", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

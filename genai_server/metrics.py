@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 PREFIX = "genai_"
 _SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+ENDINGS, OTHER_ENDING = ("stop", "length", "timeout", "cancelled"), "other"  # a model that is not ours may say anything
 _TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -32,6 +33,8 @@ class Metrics:
         self._requests = self._counter("http_requests", "Requests by route and status.", "method", "route", "status")
         self._seconds = self._histogram("http_request_duration_seconds", "Until the last byte.", _SHORT_S, "route")
         model = "model_name"
+        self._feedback = self._counter("feedback", "Feedback by where it was when answered.", "kept")
+        self._unwritten = self._counter("storage_failures", "Writes that the disk did not take.", "what")
         self._left = self._counter("requests_cancelled", "Answers whose caller left before the end.", model)
         self._prompt = self._counter("prompt_tokens", "Tokens of the prompts.", model)
         self._generated = self._counter("generation_tokens", "Tokens of the answers.", model)
@@ -57,7 +60,8 @@ class Metrics:
         name, tokens, total_s = self._model_name(), answer["completion_tokens"], answer["total_s"]
         self._prompt.labels(name).inc(answer["prompt_tokens"])
         self._generated.labels(name).inc(tokens)
-        self._success.labels(name, answer["finish_reason"]).inc()
+        ending = answer["finish_reason"]
+        self._success.labels(name, ending if ending in ENDINGS else OTHER_ENDING).inc()
         self._whole.labels(name).observe(total_s)
         self._prompt_size.labels(name).observe(answer["prompt_tokens"])
         self._answer_size.labels(name).observe(tokens)
@@ -74,6 +78,14 @@ class Metrics:
         if queued_s is not None:
             self._queued.labels(name).observe(queued_s)
             self._prefill.labels(name).observe(max(0.0, first_s - queued_s))
+
+    def feedback(self, kept: str) -> None:
+        """trace, ledger, or nowhere."""
+        self._feedback.labels(kept).inc()
+
+    def unwritten(self, what: str) -> None:
+        """A file of the server's own that could not be written: traces, feedback or prompt."""
+        self._unwritten.labels(what).inc()
 
     def left(self) -> None:
         """A caller that closed the connection before its answer was whole."""
@@ -125,7 +137,8 @@ class _TraceCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         yield GaugeMetricFamily(f"{PREFIX}traces_waiting", "Traces that wait for MLflow.", self._waiting())
-        yield CounterMetricFamily(f"{PREFIX}traces_dropped", "Traces for which there was no room.", self._dropped())
+        what = "Traces that found no room, or that MLflow cannot take."
+        yield CounterMetricFamily(f"{PREFIX}traces_dropped", what, self._dropped())
 
 
 def _cache_usage(load: Any) -> float | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +21,21 @@ from genai_server.errors import ServerError
 RETRY = {"Retry-After": "1"}  # seconds
 OPENAI_PREFIX, MLFLOW_PATH = "/v1/", "/invocations"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "body_timeout", 413: "request_too_large"}
+MOST_ERRORS, LONGEST_PLACE = 20, 100  # of the fields that are wrong, and in letters of a name: callers choose both
+_NO_TEXT = "is no valid text: it has half of a character in it, a lone surrogate such as \\ud800"
 _NO_OBJECT = ("model_attributes_type", "missing")  # what pydantic says of the whole body; curl alone sends a form
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _MLFLOW_CODES = {
     400: "BAD_REQUEST", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "ENDPOINT_NOT_FOUND",
     413: "BAD_REQUEST", 429: "REQUEST_LIMIT_EXCEEDED", 503: "TEMPORARILY_UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
 }  # fmt: skip
+
+
+class ProblemResponse(JSONResponse):
+    """JSON of which some may be a caller's own: what is half a character there is a question mark here."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def install(app: FastAPI) -> None:
@@ -36,7 +46,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _failed)
 
 
-def response_for(path: str, error: ServerError) -> JSONResponse:
+def response_for(path: str, error: ServerError) -> ProblemResponse:
     """The response to a request for `path` that was refused with `error`."""
     headers = dict(RETRY) if error.status in (429, 503) else {}
     if error.status == 401:
@@ -55,14 +65,14 @@ def _response(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
     errors: list[dict[str, Any]] | None = None,
-) -> JSONResponse:
+) -> ProblemResponse:
     if path.startswith(OPENAI_PREFIX):
-        return JSONResponse(openai_error(status, code, sentence, param), status, headers)
+        return ProblemResponse(openai_error(status, code, sentence, param), status, headers)
     if path == MLFLOW_PATH:
-        return JSONResponse({"error_code": _mlflow_code(status), "message": sentence}, status, headers)
+        return ProblemResponse({"error_code": _mlflow_code(status), "message": sentence}, status, headers)
     body = {"type": "about:blank", "title": code.replace("_", " "), "status": status, "detail": sentence}
     body |= {"instance": path, "code": code} | ({"errors": errors} if errors else {})
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    return ProblemResponse(body, status, headers, media_type="application/problem+json")
 
 
 def openai_error(status: int, code: str, sentence: str, param: str | None = None) -> dict[str, Any]:
@@ -75,13 +85,16 @@ def _mlflow_code(status: int) -> str:
     return _MLFLOW_CODES.get(status, "INTERNAL_ERROR" if status >= 500 else "BAD_REQUEST")
 
 
-async def _refused(request: Request, exc: ServerError) -> JSONResponse:
+async def _refused(request: Request, exc: ServerError) -> ProblemResponse:
     return response_for(request.url.path, exc)
 
 
-async def _malformed(request: Request, exc: RequestValidationError) -> JSONResponse:
+async def _malformed(request: Request, exc: RequestValidationError) -> ProblemResponse:
     """One sentence about the first thing that is wrong; the caller's text is not repeated."""
-    errors = [{"loc": [str(part) for part in e["loc"]], "msg": e["msg"], "type": e["type"]} for e in exc.errors()]
+    errors = [
+        {"loc": [str(part)[:LONGEST_PLACE] for part in e["loc"]], "msg": _said(e), "type": e["type"]}
+        for e in exc.errors()[:MOST_ERRORS]
+    ]
     first = errors[0]
     place = ".".join(part for part in first["loc"] if part != "body")
     sentence = f"{place or 'the body'}: {first['msg']}."
@@ -92,14 +105,19 @@ async def _malformed(request: Request, exc: RequestValidationError) -> JSONRespo
     return _response(path, status, "malformed_request", sentence, place or None, errors=errors)
 
 
-async def _failed(request: Request, exc: Exception) -> JSONResponse:
+def _said(error: Mapping[str, Any]) -> str:
+    """Pydantic's message, but for the one that nobody understands."""
+    return _NO_TEXT if error["type"] == "string_unicode" else error["msg"]
+
+
+async def _failed(request: Request, exc: Exception) -> ProblemResponse:
     """A fault of ours: the log has the traceback, the caller gets a sentence without it."""
     response = response_for(request.url.path, ServerError("The server failed.", "The log names the request's id."))
     response.headers.update(request.state.headers)
     return response
 
 
-async def _http_error(request: Request, exc: HTTPException) -> JSONResponse:
+async def _http_error(request: Request, exc: HTTPException) -> ProblemResponse:
     """Unknown paths and methods, and what Starlette refuses by itself."""
     code = _HTTP_CODES.get(exc.status_code, "refused")
     headers = {"Allow": _allowed(request)} if exc.status_code == 405 else exc.headers

@@ -14,12 +14,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from genai_server.daemon import run_in_daemon
 from genai_server.errors import BadQuestion, NoRegistry, Overloaded, RegistryDown, UnknownPrompt
+from genai_server.logs import Fault
 from genai_server.prompt_registry import PRODUCTION, PromptRegistry, StoredVersion
 
 log = logging.getLogger(__name__)
@@ -96,10 +98,15 @@ class Prompts:
         registry: None where there is none; then every answer is made with the model's own prompt.
         refresh_s: how often the alias is looked up; 0 = never.
         file: the last good copy.
+        unwritten: called for each time that the copy cannot be written.
     """
 
-    def __init__(self, registry: PromptRegistry | None, refresh_s: float, file: Path):
-        self.registry, self._refresh_s, self._file = registry, refresh_s, file
+    def __init__(
+        self, registry: PromptRegistry | None, refresh_s: float, file: Path,
+        unwritten: Callable[[], object] = lambda: None,
+    ):  # fmt: skip
+        self.registry, self._refresh_s, self._file, self._unwritten = registry, refresh_s, file, unwritten
+        self._file_fault = Fault(log, "a copy of the prompt is kept again")
         self._followed: Callable[[], str | None] = lambda: None
         self._held: PromptText | None = None
         self._looked_up, self._complaint = "", ""
@@ -158,6 +165,8 @@ class Prompts:
         if self._held is None or replace(self._held, source=LIVE) != found:
             log.info("the prompt in production is %s", found)
             self._to_disk(found)
+        elif self._file_fault.is_on:
+            self._to_disk(found)
         self._held, self._complaint = found, ""
 
     def _keep(self, name: str, why: str) -> None:
@@ -176,7 +185,8 @@ class Prompts:
         try:
             self._file.unlink(missing_ok=True)
         except OSError as exc:
-            log.warning("the copy of the prompt cannot be removed: %s", exc.strerror)
+            self._unwritten()
+            self._file_fault.begins(f"the copy of the prompt cannot be removed: {exc.strerror}")
 
     def _to_disk(self, prompt: PromptText) -> None:
         """Under a temporary name, then renamed. A disk that takes nothing costs the copy, no answer."""
@@ -184,10 +194,15 @@ class Prompts:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             kept = {"registry": self.registry.identity, "prompt": asdict(prompt)}
-            part.write_text(json.dumps(kept, ensure_ascii=False), "utf-8")
+            part.write_text(json.dumps(kept), "utf-8")
             os.replace(part, self._file)
         except OSError as exc:
-            log.warning("no copy of the prompt is kept: %s", exc.strerror)
+            with suppress(OSError):
+                part.unlink()
+            self._unwritten()
+            self._file_fault.begins(f"no copy of the prompt is kept: {exc.strerror}")
+        else:
+            self._file_fault.ends()
 
     def _from_disk(self, name: str) -> PromptText | None:
         """The last good copy, where it is one of this name and registry."""

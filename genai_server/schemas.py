@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
+from genai_server.plain import plain
 from genai_server.prompt_schemas import PromptAlias, PromptName, Version
 from genai_server.whole import whole
 
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
 MAX_BATCH = 256
+LARGEST = 2**53  # what JSON's readers and MLflow hold exactly
+Whole = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class QuestionRequest(BaseModel):
@@ -125,6 +130,15 @@ class BatchAnswerResponse(BaseModel):
     failed: int
 
 
+def _score(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """One sentence in place of one for each kind of value."""
+    try:
+        return validate(value)
+    except ValidationError:
+        allowed = "true, false, a number up to 2^53, or a text of up to 1,000 characters without control characters"
+        raise PydanticCustomError("score", f"has to be {allowed}") from None
+
+
 class FeedbackRequest(BaseModel):
     """A score or a comment on an answer."""
 
@@ -133,18 +147,18 @@ class FeedbackRequest(BaseModel):
         json_schema_extra={"examples": [{"request_id": "5f2b", "name": "helpful", "value": True}]},
     )  # fmt: skip
 
-    request_id: Annotated[str, Field(min_length=1, max_length=128, description="X-Request-ID of the answer.")]
+    request_id: Annotated[str, Field(pattern=r"^[!-~]{1,128}$", description="X-Request-ID of the answer.")]
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$", description="What is judged.")] = "score"
     value: Annotated[
-        bool | int | float | Annotated[str, Field(max_length=1_000)] | None,
-        Field(description="The score; a text up to 1,000 characters."),
-    ] = None
-    comment: Annotated[str | None, Field(max_length=5_000)] = None
-    source: Annotated[str, Field(min_length=1, max_length=128, description="Who says so.")] = "anonymous"
+        bool | Whole | Number | Annotated[str, Field(max_length=1_000), plain] | None,
+        Field(description="The score; a text up to 1,000 characters."), WrapValidator(_score),
+    ] = None  # fmt: skip
+    comment: Annotated[str, Field(max_length=5_000), plain] | None = None
+    source: Annotated[str, Field(min_length=1, max_length=128, description="Who says so."), plain] = "anonymous"
 
 
 class FeedbackResponse(BaseModel):
-    """Where the feedback was kept."""
+    """Where the feedback is by now. Either way it is in the ledger, and gets onto the answer's trace later."""
 
     kept: Literal["trace", "ledger"]
 
@@ -157,7 +171,7 @@ class ReloadRequest(BaseModel):
         json_schema_extra={"examples": [{"model_uri": "models:/langchain-e2e-model@champion"}]},
     )  # fmt: skip
 
-    model_uri: Annotated[str | None, Field(min_length=1, max_length=500)] = None
+    model_uri: Annotated[str, Field(min_length=1, max_length=500), plain] | None = None
 
 
 class WebhookResponse(BaseModel):

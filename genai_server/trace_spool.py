@@ -28,6 +28,7 @@ class Spool:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("CREATE TABLE IF NOT EXISTS traces (id INTEGER PRIMARY KEY, record TEXT NOT NULL)")
+        self._db.execute("CREATE TABLE IF NOT EXISTS dropped (id INTEGER PRIMARY KEY, count INTEGER NOT NULL)")
         (page_bytes,) = self._db.execute("PRAGMA page_size").fetchone()
         self._db.execute(f"PRAGMA max_page_count = {limit_bytes // page_bytes}")
 
@@ -43,6 +44,17 @@ class Spool:
     def remove(self, numbers: Sequence[int]) -> None:
         with self._db:
             self._db.executemany("DELETE FROM traces WHERE id = ?", ((number,) for number in numbers))
+
+    def drop(self, number: int) -> None:
+        """Remove one that can never be written, and count it."""
+        with self._db:
+            self._db.execute("INSERT INTO dropped VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET count = count + 1")
+            self._db.execute("DELETE FROM traces WHERE id = ?", (number,))
+
+    @property
+    def dropped(self) -> int:
+        """How many ever were."""
+        return (self._db.execute("SELECT count FROM dropped").fetchone() or (0,))[0]
 
     def __len__(self) -> int:
         """Costs nothing however many there are: they go as they came."""

@@ -3,7 +3,7 @@
 On stdin it is told how many it may write now; it ends soon after its input does. Many traces go in one call: MLflow's
 own way for spans that come over OTLP, at a tenth of the cost of spans that are started and ended one by one. A trace
 has its ids from the server, so that one that is written twice is there once. What MLflow does not take now is tried
-again.
+again; one that it never takes is dropped and counted, and the others go on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import functools
 import json
 import logging
 import os
+import secrets
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,29 +23,32 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # at its end: nothing of ours hides a library
 
+from genai_server.logs import Fault, set_up
 from genai_server.trace_spool import Spool
 
 if TYPE_CHECKING:
     from mlflow.entities import Span
 
+log = logging.getLogger(__name__)
+
 BATCH = 10  # traces a transaction: others wait for SQLite's lock meanwhile
 NICE = 5  # not more: beside a busy engine the lowest priority means minutes, with the lock held
 RETRY_S = 5.0
 LAST_S = 5.0  # after the end of the input
-REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # asking again would not help
 
 
 def main(spool_file: Path) -> None:
     step_back()
+    set_up((os.environ.get("LOG_FORMAT") or "text").lower(), "warning")
     # The server decided what is sampled; here everything is written, and nobody waits long for a dead MLflow.
     os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    _is_written([])  # opens MLflow: seconds of CPU, better now than at the first trace
-    spool, paused_until = Spool(spool_file), 0.0
+    writer, paused_until = Writer(spool_file), 0.0
+    writer.is_open()  # seconds of CPU, better now than at the first trace
     while (count := _allowed()) is not None:
-        if time.monotonic() >= paused_until and not _write_first(spool, count):
+        if time.monotonic() >= paused_until and not writer.write_first(count):
             paused_until = time.monotonic() + RETRY_S
-    _write_first(spool, sys.maxsize, LAST_S)
+    writer.write_first(sys.maxsize, LAST_S)
 
 
 def step_back() -> None:
@@ -60,35 +65,90 @@ def _allowed() -> int | None:
     return int(said.split()[-1]) if said else None
 
 
-def _write_first(spool: Spool, count: int, within_s: float = float("inf")) -> bool:
-    """Write the oldest, as far as they get; False where it is no use to go on now."""
-    end = time.monotonic() + within_s
-    while count > 0 and time.monotonic() < end and (waiting := spool.first(min(count, BATCH))):
-        if not _is_written([json.loads(record) for record in waiting.values()]):
+class Writer:
+    """Takes from the spool what MLflow takes; what goes wrong is told once, while it lasts."""
+
+    def __init__(self, spool_file: Path):
+        self._file = spool_file
+        self._spool: Spool | None = None
+        self._mlflow_fault = Fault(log, "Traces are written to MLflow again.")
+        self._spool_fault = Fault(log, "The trace spool can be used again.")
+        self._record_fault = Fault(log, "")
+
+    def write_first(self, count: int, within_s: float = float("inf")) -> bool:
+        """Write the oldest, as far as they get; False where it is no use to go on now."""
+        end = time.monotonic() + within_s
+        try:
+            self._spool = self._spool or Spool(self._file)
+            while count > 0 and time.monotonic() < end and (waiting := self._spool.first(min(count, BATCH))):
+                if not self._is_settled(waiting):
+                    return False
+                count -= len(waiting)
+        except sqlite3.Error as exc:
+            self._spool_fault.begins(f"Traces wait: {self._file} cannot be used ({exc}).")
             return False
-        spool.remove(list(waiting))
-        count -= len(waiting)
-    return True
+        self._spool_fault.ends()
+        return True
+
+    def _is_settled(self, waiting: Mapping[int, str]) -> bool:
+        """Write these, without the ones that MLflow never takes; False where it takes nothing now.
+
+        One that MLflow never takes is one that fails before and after another one is taken.
+        """
+        if not self._failure(waiting):
+            return True
+        if not self.is_open():
+            return False
+        if len(waiting) > 1:
+            return all(self._is_settled({number: line}) for number, line in waiting.items())
+        if not self.is_open([_trial()]):
+            return False
+        if failure := self._failure(waiting):
+            self._record_fault.begins(f"A trace was dropped, as all like it are: MLflow does not take it ({failure}).")
+            self._spool.drop(*waiting)
+        return True
+
+    def _failure(self, waiting: Mapping[int, str]) -> str:
+        """Write these and take them out of the spool; else why not, in words that are no caller's."""
+        try:
+            write([json.loads(line) for line in waiting.values()], _experiment_id())
+        except Exception as exc:  # noqa: BLE001 - whatever one record leads to, the others are to be written
+            _experiment_id.cache_clear()
+            return f"{type(exc).__name__} {getattr(exc, 'error_code', '')}".strip()
+        self._mlflow_fault.ends()
+        self._spool.remove(list(waiting))
+        return ""
+
+    def is_open(self, trials: Sequence[Mapping[str, Any]] = ()) -> bool:
+        """Whether MLflow answers now, and takes a trace that has nothing in it to refuse. It is removed again."""
+        try:
+            write(trials, _experiment_id())
+        except NotImplementedError:
+            self._mlflow_fault.begins("Traces wait: this MLflow takes no spans; use 3.4 or later, with a database.")
+            return False
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the traces wait
+            _experiment_id.cache_clear()
+            why = (str(exc).splitlines() or [""])[0]
+            self._mlflow_fault.begins(f"Traces wait: MLflow takes none ({type(exc).__name__}: {why}).")
+            return False
+        _remove(trials)
+        return True
 
 
-def _is_written(records: Sequence[Mapping[str, Any]]) -> bool:
-    """False where it is worth trying again. What MLflow will never take is told, and left out."""
+def _trial() -> dict[str, Any]:
+    times = dict.fromkeys(("start_ns", "begun_ns", "first_token_ns", "end_ns"), time.time_ns())
+    ids = {"trace_id": secrets.token_hex(16), "span_id": secrets.token_hex(8)}
+    rest = {"attributes": {}, "tags": {}, "inputs": {}, "outputs": {}, "traceparent": None, "error_type": None}
+    return ids | times | rest | {"name": "a trial of the trace writer"}
+
+
+def _remove(trials: Sequence[Mapping[str, Any]]) -> None:
     import mlflow
 
-    experiment_id = None
-    try:
-        experiment_id = _experiment_id()
-        write(records, experiment_id)
-    except NotImplementedError:
-        _tell("this MLflow takes no spans; it has to be 3.4 or later, with a database")
-        return False
-    except mlflow.MlflowException as exc:
-        _tell(str(exc).splitlines()[0])
-        if experiment_id is None or exc.error_code not in REFUSED:
-            _experiment_id.cache_clear()
-            return False
-        return len(records) == 1 or all([_is_written([record]) for record in records])
-    return True
+    ids = [f"tr-{record['trace_id']}" for record in trials]
+    if ids:
+        with suppress(mlflow.MlflowException):  # it may stay, and says what it is
+            mlflow.MlflowClient().delete_traces(_experiment_id(), trace_ids=ids)
 
 
 @functools.cache
@@ -98,12 +158,6 @@ def _experiment_id() -> str:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return mlflow.set_experiment(os.environ["MLFLOW_EXPERIMENT_NAME"]).experiment_id
-
-
-@functools.lru_cache(maxsize=1)
-def _tell(why: str) -> None:
-    """Once, while nothing else goes wrong."""
-    sys.stderr.write(f"trace not written: {why}\n")
 
 
 def write(records: Sequence[Mapping[str, Any]], experiment_id: str) -> None:

@@ -2,8 +2,8 @@
 
 A request costs a dictionary; twice a second a thread puts what came into the spool, and tells the writer how many
 traces to write now: all of them while nobody asks, else few, since writing one costs milliseconds of the CPU that the
-engine works on. Neither a busy nor a dead MLflow is felt by an answer. What waits survives a restart; what does not
-fit is dropped and counted.
+engine works on. Neither a busy nor a dead MLflow, nor a full disk, is felt by an answer. What waits survives a restart;
+what does not fit is dropped and counted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genai_server.logs import Fault
 from genai_server.trace_spool import Spool
 
 if TYPE_CHECKING:
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WRITER = Path(__file__).with_name("trace_writer.py")
-HELD_LIMIT = 1000  # traces in memory, while the spool is full or out of order
+HELD_LIMIT, HELD_CHARACTERS = 1000, 8_000_000  # of traces in memory, while the spool is full or out of order
 GATHER_S = 0.5
 QUIET_COUNT = 200  # traces to write at once while nobody asks
 # Else every so often: so many, or this part of what waits where that is more, so that no load outruns the writer.
 BUSY_TICKS, BUSY_COUNT, BUSY_SHARE = 4, 10, 30
 PROVIDER = "mlflow.pyfunc"
 STOP_TIMEOUT_S = 5.0
-RESTART_S = 60.0  # between two starts of a writer that ends by itself
+KILL_TIMEOUT_S = 1.0
+RESTART_S = 60.0  # between two starts of a writer that ends by itself, and two looks at a file that does not serve
 
 # OpenTelemetry's names for what a caller asked for (semantic conventions for GenAI, status Development).
 _PARAMS = {
@@ -56,38 +58,52 @@ class Tracer:
         spool_file: where traces wait, for one MLflow experiment.
         environment: of the writer, on top of ours: MLflow's address and the name of the experiment.
         is_busy: whether a question is under way.
+        unwritten: called for each time that the spool takes nothing.
     """
 
     def __init__(
         self, ratio: float, with_texts: bool = False, spool_file: Path = Path("traces.db"),
         environment: Mapping[str, str] | None = None, is_busy: Callable[[], bool] = lambda: False,
+        unwritten: Callable[[], object] = lambda: None,
     ):  # fmt: skip
         self._ratio, self._with_texts = ratio, with_texts
         self._file, self._environment = spool_file, dict(environment or {})
-        self._is_busy = is_busy
-        self._held: deque[dict[str, Any]] = deque()
-        self._ending = threading.Event()
+        self._is_busy, self._unwritten = is_busy, unwritten
+        self._records: deque[dict[str, Any]] = deque()  # as they came
+        self._lines: deque[str] = deque()  # as the spool takes them
+        self._ending, self._putting = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._put_what_comes, name="traces", daemon=True)
         self._spool: Spool | None = None
         self._writer: subprocess.Popen | None = None
-        self._started_s = 0.0  # when the writer was, on the monotonic clock
-        self._told: str | None = None
-        self.dropped, self.waiting = 0, 0  # traces that did not fit; that MLflow does not have yet
+        self._tried_s = 0.0  # to open the spool and start the writer, on the monotonic clock
+        self._spool_fault = Fault(log, "Traces are put into the spool again.")
+        self._writer_fault = Fault(log, "The trace writer runs again.")
+        self._record_fault = Fault(log, "")
+        self._unfit = self._spool_dropped = 0
+        self.waiting = 0  # traces that MLflow does not have yet
+
+    @property
+    def dropped(self) -> int:
+        """Traces that found no room, or that could not be stored."""
+        return self._unfit + self._spool_dropped
 
     def start(self) -> None:
-        """Start the writer, if anything is sampled and the spool can be opened."""
+        """Start the writer, if anything is sampled. A spool that cannot be opened is tried again every minute."""
         if self._ratio == 0:
             return
-        try:
-            self._spool = Spool(self._file)
-        except (sqlite3.Error, OSError) as exc:
-            log.error("Requests are not traced: %s cannot be used (%s).", self._file, exc)
-            return
-        self._start_writer()
+        self._open()
         self._thread.start()
 
+    def _open(self) -> None:
+        self._tried_s = time.monotonic()
+        try:
+            self._spool = self._spool or Spool(self._file)
+            self._start_writer()
+        except (sqlite3.Error, OSError) as exc:
+            self._unwritten()
+            self._spool_fault.begins(f"Requests are not traced: {self._file} cannot be used ({exc}).")
+
     def _start_writer(self) -> None:
-        self._started_s = time.monotonic()
         self._writer = subprocess.Popen(
             [sys.executable, "-P", str(WRITER), str(self._file)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
             env=os.environ | self._environment, start_new_session=True,
@@ -96,21 +112,40 @@ class Tracer:
 
     def stop(self) -> None:
         """Let the writer go on for a few seconds; what it does not finish waits for the next start."""
-        if self._spool is None:
+        if self._ratio == 0 or self._ending.is_set():
             return
+        end_s = time.monotonic() + STOP_TIMEOUT_S
         self._ending.set()
-        self._thread.join()
-        self._writer.stdin.close()
-        try:
-            self._writer.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._writer.kill()
-            self._writer.wait()
+        if self._thread.ident is not None:
+            self._thread.join(STOP_TIMEOUT_S)
+        if self._writer is not None:
+            self._end_writer(max(0.0, end_s - time.monotonic()))
+        if self._thread.is_alive():  # the disk hangs; it ends with the process
+            return
+        self._lose_what_is_held()
         self._count()
         if self.waiting:
             log.warning("%d traces wait in %s for the next start.", self.waiting, self._file)
-        self._spool.close()
-        self._spool = None
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    def _lose_what_is_held(self) -> None:
+        """What the spool did not take until the end."""
+        if lost := len(self._records) + len(self._lines):
+            self._unfit += lost
+            self._records.clear()
+            self._lines.clear()
+            log.error("%d traces are lost: %s took nothing until the end.", lost, self._file)
+
+    def _end_writer(self, within_s: float) -> None:
+        self._writer.stdin.close()
+        try:
+            self._writer.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self._writer.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self._writer.wait(KILL_TIMEOUT_S)
 
     def answered(
         self, asked: Asked, answer: Mapping[str, Any], info: Mapping[str, Any], started_ns: int, ended_ns: int
@@ -127,13 +162,13 @@ class Tracer:
             self._put(record | told)
 
     def _is_sampled(self) -> bool:
-        return self._spool is not None and random.random() < self._ratio
+        return self._thread.is_alive() and random.random() < self._ratio
 
     def _put(self, record: dict[str, Any]) -> None:
-        if len(self._held) < HELD_LIMIT:
-            self._held.append(record)
+        if len(self._records) + len(self._lines) < HELD_LIMIT:
+            self._records.append(record)
         else:
-            self.dropped += 1
+            self._unfit += 1
 
     def _record(
         self, asked: Asked, answer: Mapping[str, Any], info: Mapping[str, Any], started_ns: int, ended_ns: int
@@ -165,48 +200,74 @@ class Tracer:
         is_last, ticks = False, 0
         while not is_last:
             is_last = self._ending.wait(GATHER_S)
-            is_quiet = not self._held and not self._is_busy()
+            is_quiet = not self._records and not self._is_busy()
             self._put_all()
             self._count()
             ticks = 0 if is_quiet else ticks + 1
             if self.waiting and ticks % BUSY_TICKS == 0:
                 self._let_write(QUIET_COUNT if is_quiet else max(BUSY_COUNT, self.waiting // BUSY_SHARE))
-            if self._writer.poll() is not None:
-                self._start_again()
+            if not is_last:
+                self._mend()
 
-    def _start_again(self) -> None:
-        self._tell_once("The trace writer has ended; traces wait in the spool, and it is started again every minute.")
-        if time.monotonic() - self._started_s >= RESTART_S:
+    def _mend(self) -> None:
+        """Open and start again what does not serve, every minute."""
+        has_ended = self._writer is not None and self._writer.poll() is not None
+        if has_ended:
+            self._writer_fault.begins("The trace writer has ended; it is started again every minute.")
+        if (has_ended or self._writer is None) and time.monotonic() - self._tried_s >= RESTART_S:
             ended = self._writer
-            with suppress(OSError):  # no process to be had now: in a minute again
-                self._start_writer()
+            self._open()
+            if ended is not None and self._writer is not ended:
                 ended.stdin.close()
+        elif not has_ended and time.monotonic() - self._tried_s >= RESTART_S:
+            self._writer_fault.ends()
 
     def _let_write(self, count: int) -> None:
-        with suppress(OSError):  # it is stuck, or has ended
-            os.write(self._writer.stdin.fileno(), f"{count}\n".encode())
+        if self._writer is not None:
+            with suppress(OSError, ValueError):  # it is stuck, or has ended; or we are at the end ourselves
+                os.write(self._writer.stdin.fileno(), f"{count}\n".encode())
 
     def _put_all(self) -> None:
         """What cannot be put now is held for the next time."""
-        records = list(self._held)
-        if not records:
-            return
+        with self._putting:
+            for _ in range(len(self._records)):
+                self._take(self._records.popleft())
+            if not self._lines or self._spool is None:
+                return
+            try:
+                self._spool.put(self._lines)
+            except sqlite3.Error as exc:
+                self._unwritten()
+                self._spool_fault.begins(f"The trace spool takes nothing: {exc}.")
+            else:
+                self._lines.clear()
+                self._spool_fault.ends()
+
+    def _take(self, record: dict[str, Any]) -> None:
+        """As a line that can be stored, whatever a caller has written; else it is dropped, and the others go on."""
         try:
-            self._spool.put(json.dumps(record, default=str) for record in records)
-        except sqlite3.Error as exc:
-            self._tell_once(f"The trace spool takes nothing: {exc}.")
+            line = as_line(record)
+        except Exception as exc:  # noqa: BLE001 - what a caller sent may be of any kind
+            self._unfit += 1
+            self._record_fault.begins(f"A trace was dropped, as all like it are: it is no JSON ({type(exc).__name__}).")
             return
-        for _ in records:
-            self._held.popleft()
+        if sum(map(len, self._lines)) + len(line) > HELD_CHARACTERS:
+            self._unfit += 1
+        else:
+            self._lines.append(line)
 
     def _count(self) -> None:
-        with suppress(sqlite3.Error):
-            self.waiting = len(self._held) + len(self._spool)
+        waiting = len(self._records) + len(self._lines)
+        if self._spool is not None:
+            with suppress(sqlite3.Error):
+                waiting += len(self._spool)
+                self._spool_dropped = self._spool.dropped
+        self.waiting = waiting
 
-    def _tell_once(self, what: str) -> None:
-        if what != self._told:
-            self._told = what
-            log.error("%s", what)
+
+def as_line(record: Mapping[str, Any]) -> str:
+    """JSON that every database takes: half a character (a lone surrogate) becomes a question mark."""
+    return json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
 
 
 def attributes(asked: Asked, answer: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:

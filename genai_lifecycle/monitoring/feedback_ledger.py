@@ -1,18 +1,22 @@
-"""Reads the ledger in which a server keeps the feedback that reached no trace (`genai_server/feedback.py`).
+"""Reads the ledger in which a server keeps all feedback, and its full parts (`genai_server/feedback_ledger.py`).
 
 A server may be writing into it all the while: what has no line break yet is left for the next time.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from genai_lifecycle.errors import StorageFailed
+
+_NUMBERED = re.compile(r"\.\d{1,5}")  # what follows the name of a full part
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,13 @@ class LedgerContent:
     is_half_written: bool
 
 
-def read_ledger(path: Path) -> LedgerContent:
-    """Read the ledger and the file that it was last renamed to. Both may be missing.
+def read_ledger(path: Path, former: Path | None = None) -> LedgerContent:
+    """Read the ledger, which may be missing, and before it its full parts, oldest first.
 
-    The older file comes first: what is renamed between the two readings is found next time.
+    So a line that moves into a part meanwhile is found now or the next time.
+
+    Args:
+        former: where servers of earlier versions kept it; what the next one has not moved yet is read as well.
 
     Raises:
         StorageFailed: a file is there and cannot be read.
@@ -48,7 +55,7 @@ def read_ledger(path: Path) -> LedgerContent:
     entries: dict[str, Entry] = {}
     unreadable: list[str] = []
     is_half_written = False
-    for file in (path.with_name(f"{path.name}.1"), path):
+    for file in [*(_files(former) if former else ()), *_files(path)]:
         content = _content(file)
         *lines, rest = content.split(b"\n")
         is_half_written = bool(rest)
@@ -60,6 +67,13 @@ def read_ledger(path: Path) -> LedgerContent:
             else:
                 entries[entry.id] = entry
     return LedgerContent(tuple(entries.values()), tuple(unreadable), is_half_written)
+
+
+def _files(ledger: Path) -> Iterator[Path]:
+    every = ledger.parent.glob(f"{glob.escape(ledger.name)}.*")
+    parts = [part for part in every if _NUMBERED.fullmatch(part.name[len(ledger.name) :])]
+    yield from sorted(parts, key=lambda part: int(part.suffix[1:]))
+    yield ledger
 
 
 def _content(file: Path) -> bytes:

@@ -122,3 +122,4 @@ class FeedbackImport:
     cases_file: str | None = None  # None: no cases were asked for, or there were none
     cases: int = 0
     cases_left_out: Mapping[str, int] = field(default_factory=dict)  # why -> how many
+    refused: tuple[str, ...] = ()  # request ids of what MLflow does not take

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from mlflow.exceptions import MlflowException
 
 from genai_server.app import create_app
-from genai_server.logs import JsonLines, set_up
+from genai_server.logs import Fault, JsonLines, set_up
 from genai_server.settings import ServerSettings
 
 KEY, WRONG_KEY, SECRET = "the-right-key-1", "the-wrong-key-1", "zebra-in-my-question"
@@ -52,6 +52,37 @@ def test_text_is_the_message_alone(root, capsys):
     set_up("text", "info")
     logging.getLogger("a.b").info("hello", extra={"fields": {"status": 200}})
     assert capsys.readouterr().err == "hello\n"
+
+
+def test_what_came_from_outside_looks_like_no_line_of_ours(root, capsys):
+    for log_format in ("text", "json"):
+        set_up(log_format, "info")
+        logging.getLogger("a").info("found %s", "x\nERROR all is lost\x1b[31m\0 \x85\u2028 \ud800 é")
+        (line,) = capsys.readouterr().err.split("\n")[:-1]
+        assert not re.search("[\x00-\x1f\x7f-\x9f]", line) if log_format == "text" else json.loads(line)
+        assert "é" in line and "\\nERROR all" in line
+
+
+def test_a_password_in_an_address_is_not_told(root, capsys):
+    for log_format in ("text", "json"):
+        set_up(log_format, "info")
+        try:
+            raise ValueError("API request to https://me:secret-1@host:5000/api failed")
+        except ValueError as exc:
+            logging.getLogger("a").exception("it failed: %s, http://secret-1@b/c, not http://d/e@f", exc)
+        told = capsys.readouterr().err
+        assert "secret-1" not in told and "https://***@host:5000/api" in told and "http://d/e@f" in told
+
+
+def test_a_fault_is_told_once_and_so_is_its_end(root, capsys):
+    set_up("text", "info")
+    fault = Fault(logging.getLogger("a"), "it works again")
+    for sentence in ("first", "second"):
+        fault.begins(sentence)
+    fault.ends()
+    fault.ends()
+    fault.begins("third")
+    assert capsys.readouterr().err.splitlines() == ["first", "it works again", "third"]
 
 
 def test_the_level_holds_and_libraries_are_quieter(root, capsys):

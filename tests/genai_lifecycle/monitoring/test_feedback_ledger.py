@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 
 import pytest
 
 from genai_lifecycle.errors import StorageFailed
 from genai_lifecycle.monitoring.feedback_ledger import read_ledger
-from genai_server import feedback as server
+from genai_server import feedback_ledger as server
 from genai_server.feedback import FeedbackKeeper
 
 SAID = {"request_id": "r-1", "name": "helpful", "value": True, "comment": "klar 🙂", "source": "ann"}
@@ -36,14 +37,31 @@ def test_what_the_server_wrote_is_read(ledger):
     assert (content.unreadable, content.is_half_written) == ((), False)
 
 
-def test_a_renamed_file_is_read_too_and_its_entries_keep_their_ids(ledger, monkeypatch):
+def test_full_parts_are_read_too_oldest_first_and_entries_keep_their_ids(ledger, monkeypatch):
     keep(ledger, "r-1")
     before = read_ledger(ledger).entries
-    monkeypatch.setattr(server, "LEDGER_LIMIT_BYTES", 10)
-    keep(ledger, "r-2")
+    monkeypatch.setattr(server, "LIMIT_BYTES", 10)
+    monkeypatch.setattr(server, "MOST_PARTS", 20)
+    names = [f"r-{number}" for number in range(2, 14)]
+    keep(ledger, *names)
     after = read_ledger(ledger).entries
-    assert ledger.with_name("feedback.jsonl.1").exists()
-    assert [entry.request_id for entry in after] == ["r-1", "r-2"] and after[0] == before[0]
+    assert ledger.with_name("feedback.jsonl.12").exists()  # 12 comes after 9
+    assert [entry.request_id for entry in after] == ["r-1", *names] and after[0] == before[0]
+
+
+def test_what_an_earlier_server_left_elsewhere_is_read_once_also_while_it_is_moved(ledger, tmp_path):
+    former = tmp_path / "former" / "feedback.jsonl"
+    keep(former, "r-1")
+    former.rename(former.with_name("feedback.jsonl.1"))
+    keep(former, "r-2")
+    keep(ledger, "r-3")
+    ids = [entry.request_id for entry in read_ledger(ledger, former).entries]
+    assert ids == ["r-1", "r-2", "r-3"]
+    shutil.copy(former, ledger.with_name("feedback.jsonl.1"))  # seen at both places
+    assert [entry.request_id for entry in read_ledger(ledger, former).entries] == ids
+    server.Ledger(ledger).take_over(former)
+    assert sorted(entry.request_id for entry in read_ledger(ledger, former).entries) == ids
+    assert len(read_ledger(ledger).entries) == 3
 
 
 def test_a_half_written_last_line_is_left_for_next_time(ledger):
