@@ -60,5 +60,8 @@ bench: install  ## measure the whole life, the engine, and the server beside its
 	$(BIN)/python benchmarks/serving.py
 	test -z "$$MLFLOW_S3_ENDPOINT_URL" || $(BIN)/python benchmarks/storage.py
 
-clean:  ## remove scratch files; runs, prompts and versions stay
-	rm -rf local_staging local_mlflow_logs .pytest_cache .ruff_cache
+# Feedback and traces of a server of an earlier version stay where they are until the next one takes them over.
+clean:  ## remove scratch files; runs, prompts, versions, feedback and traces stay
+	test ! -d local_staging || find local_staging -mindepth 1 -maxdepth 1 \
+	  ! -name 'feedback.jsonl*' ! -name 'traces-*.db*' -exec rm -rf {} +
+	rm -rf local_mlflow_logs .pytest_cache .ruff_cache

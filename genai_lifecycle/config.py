@@ -19,6 +19,8 @@ from genai_lifecycle.tracking.address import without_password
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUNDLED_MODEL = CHECKOUT / "bundled_model" / "gpt2-mini"
 BUNDLED_CASES = CHECKOUT / "bundled_model" / "corpus" / "cases.jsonl"
+FEEDBACK_FILE = CHECKOUT / "local_mlflow_backend" / "feedback.jsonl"  # of a server that is started in the checkout
+FORMER_FEEDBACK_FILE = CHECKOUT / "local_staging" / "feedback.jsonl"  # of a server of an earlier version
 LOCAL_SERVER_PORT = 5050  # where `--mode ui` listens and where a running MLflow server is looked for
 SERVER_PORT = 5001  # where `--mode serve` listens
 TURN_FORMATS = ("auto", "plain", "dialogue")
@@ -92,8 +94,8 @@ class E2EConfig:
     days: int = 7  # monitor, import-feedback --to-cases: how far back
     serving_experiment: str = "serving"  # monitor, import-feedback: where the servers' traces are
     limits: Path = CHECKOUT / "monitor.yaml"  # monitor: the limits of a period
-    report: Path = CHECKOUT / "local_staging" / "monitor.md"  # monitor: the report as a file
-    feedback_file: Path = CHECKOUT / "local_staging" / "feedback.jsonl"  # import-feedback: a server's ledger
+    report: Path = CHECKOUT / "local_staging" / "monitor.md"  # monitor: a copy of the report, which the run keeps
+    feedback_file: Path = FEEDBACK_FILE  # import-feedback: a server's ledger
     to_cases: Path | None = None  # import-feedback: the case file to write
     move_from: str | None = None  # relocate: where the artifacts were, a folder or s3://
     move_to: str | None = None  # relocate: where they are now

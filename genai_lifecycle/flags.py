@@ -164,11 +164,11 @@ def _add_monitoring_flags(group) -> None:
     group.add_argument("--serving-experiment", metavar="NAME", help="of the servers' traces (default: serving)")
     group.add_argument("--limits", type=Path, metavar="FILE", help="monitor: its limits (default: monitor.yaml)")
     group.add_argument(
-        "--report", type=Path, metavar="FILE", help="monitor: the report (default: local_staging/monitor.md)"
+        "--report", type=Path, metavar="FILE", help="monitor: a copy of the report (default: local_staging/monitor.md)"
     )
     group.add_argument(
         "--feedback-file", type=Path, metavar="FILE",
-        help="import-feedback: a server's ledger (default: local_staging/feedback.jsonl)",
+        help="import-feedback: a server's ledger (default: local_mlflow_backend/feedback.jsonl)",
     )  # fmt: skip
     group.add_argument(
         "--to-cases", type=Path, metavar="FILE",

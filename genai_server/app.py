@@ -16,6 +16,7 @@ from genai_server import __version__, problems
 from genai_server.context import RequestContext
 from genai_server.document import TITLE, completed
 from genai_server.feedback import FeedbackKeeper
+from genai_server.former_place import take_over
 from genai_server.limits import BodyTimeout, DeclaredLength
 from genai_server.metrics import Metrics
 from genai_server.predictor import FAILED, LoadedModel, Predictor
@@ -139,6 +140,7 @@ def _versions(serving: Serving) -> Mapping[str, str]:
 async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterator[None]:
     """Live at once; the model loads beside, and readiness follows."""
     serving: Serving = app.state.serving
+    take_over(app.state.settings)
     serving.tracer.start()
 
     async def load_and_watch() -> None:

@@ -18,6 +18,7 @@ _HOST = re.compile(r"\*|(\*\.)?[^*:/\s]+|\[[0-9a-fA-F:.]+\]")
 _ORIGIN = re.compile(r"\*|https?://[^*/\s]+")
 _ALIASED = re.compile(r"models:/([^/@]+)@([^/@]+)")
 PROMPT_REFRESH_S = 30.0
+DATA_FOLDER = "local_mlflow_backend"  # what a person would miss; `make clean` leaves it alone
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -41,9 +42,9 @@ class ServerSettings:
     trace_texts: bool = False  # whether questions and answers stand in the traces
     model_identity: Mapping[str, Any] = field(default_factory=dict, repr=False)  # who the model in a folder is
     webhook_secret: str = field(default="", repr=False)  # of MLflow's webhook; empty = no such route
-    feedback_file: str = "local_staging/feedback.jsonl"  # ledger of the feedback that reached no MLflow
+    feedback_file: str = f"{DATA_FOLDER}/feedback.jsonl"  # ledger of all feedback; the traces wait beside it
     prompt_refresh_s: float | None = None  # how often the prompt in production is looked up; None = see `refresh_s`
-    prompt_file: str = "local_staging/prompt.json"  # its last good copy
+    prompt_file: str = f"{DATA_FOLDER}/prompt.json"  # its last good copy
     log_format: str = "text"
     log_level: str = "info"
 

@@ -214,7 +214,8 @@ start() {
   )
   [ -z "$ENV_FILE" ] || options+=(--env-file "$ENV_FILE")
   # after the env file: its PORT is the published one
-  options+=(--env HOST=0.0.0.0 --env PORT=8000 --env FEEDBACK_FILE=/data/feedback.jsonl)
+  options+=(--env HOST=0.0.0.0 --env PORT=8000)
+  options+=(--env FEEDBACK_FILE=/data/feedback.jsonl --env PROMPT_FILE=/data/prompt.json)
   [ -z "$NETWORK" ] || options+=(--network "$NETWORK")
   [ "$NETWORK" = none ] || options+=(--publish "$BIND:$PORT:8000")
   [ -n "$DETACH" ] || exec docker run --rm "${options[@]}" "$IMAGE"

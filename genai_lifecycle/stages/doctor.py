@@ -10,7 +10,14 @@ from pathlib import Path
 
 from genai_lifecycle import machine
 from genai_lifecycle.commands import mode_command
-from genai_lifecycle.config import CHECKOUT, LOCAL_SERVER_PORT, SERVER_PORT, E2EConfig
+from genai_lifecycle.config import (
+    CHECKOUT,
+    FEEDBACK_FILE,
+    FORMER_FEEDBACK_FILE,
+    LOCAL_SERVER_PORT,
+    SERVER_PORT,
+    E2EConfig,
+)
 from genai_lifecycle.errors import LifecycleError
 from genai_lifecycle.results import Finding
 from genai_lifecycle.storage.address import S3Root, is_s3
@@ -28,6 +35,7 @@ def examine(config: E2EConfig) -> list[Finding]:
         ("packages", _packages),
         ("disk space", _space),
         ("ports", _ports),
+        ("servers' files", _server_files),
         ("artifact store", _artifact_store),
         ("tracking store", _tracking_store),
     )
@@ -125,6 +133,19 @@ def _by(port: int) -> str:
     except ImportError:
         who = ""
     return f": {who}" if who else ""
+
+
+def _server_files(config: E2EConfig) -> Iterator[Finding]:
+    """Feedback and traces that a server of an earlier version left among the scratch files."""
+    former = FORMER_FEEDBACK_FILE.parent
+    left = [*former.glob(f"{FORMER_FEEDBACK_FILE.name}*"), *former.glob("traces-*.db")]
+    if left:
+        names = ", ".join(sorted(path.name for path in left))
+        start = mode_command(config, "serve", "--start")
+        step = f"The next start of the server moves them to {FEEDBACK_FILE.parent}: {start}"
+        yield Finding("servers' files", "warning", f"feedback or traces are still in {former}: {names}", step)
+    else:
+        yield Finding("servers' files", "ok", f"feedback and waiting traces are kept in {config.feedback_file.parent}")
 
 
 # --- artifacts ------------------------------------------------------------------------------------

@@ -1,13 +1,16 @@
 """Stage `import-feedback`: a server's ledger onto the traces it belongs to, and feedback as cases.
 
 The trace itself says what was imported (each assessment has its entry's id), so that a run that was killed anywhere
-is simply run again. The list of entries that were looked up before, below the staging folder, only saves time.
+is simply run again. Servers put feedback there themselves, and leave the same id: what they have not, because MLflow
+was away or they were restarted, is what is left to do here. The list of entries that were looked up before, below the
+staging folder, only saves time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -15,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genai_lifecycle import progress
-from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.config import FEEDBACK_FILE, FORMER_FEEDBACK_FILE, E2EConfig
+from genai_lifecycle.errors import StorageFailed, TrackingUnavailable
 from genai_lifecycle.lock import only_run
 from genai_lifecycle.monitoring import feedback_cases
 from genai_lifecycle.monitoring.feedback_cases import CasesFound
@@ -26,8 +30,10 @@ from genai_lifecycle.tracking import served
 from genai_lifecycle.tracking.served import ServedRequest, StoredFeedback
 from genai_lifecycle.tracking.store import Store
 
+log = logging.getLogger(__name__)
+
 FOLDER = "feedback"  # below the staging folder
-ON_TRACE, NO_TRACE = "on trace", "no trace"
+ON_TRACE, NO_TRACE, REFUSED = "on trace", "no trace", "refused"
 _SETTLED_MS = 24 * 3_600_000  # a trace that is not there a day later will not come
 _DAY_MS = 86_400_000
 
@@ -37,7 +43,7 @@ class Looked:
     """What came of one entry."""
 
     entry: Entry
-    outcome: str  # ON_TRACE | NO_TRACE
+    outcome: str  # ON_TRACE | NO_TRACE | REFUSED
     is_new: bool  # attached just now
 
 
@@ -53,11 +59,12 @@ def import_feedback(config: E2EConfig, store: Store) -> FeedbackImport:
     if config.to_cases:
         feedback_cases.require_free(config.to_cases, config.force)
     with only_run(config.staging_dir / FOLDER):
-        content = read_ledger(config.feedback_file)
+        is_usual = config.feedback_file == FEEDBACK_FILE
+        content = read_ledger(config.feedback_file, FORMER_FEEDBACK_FILE if is_usual else None)
         experiment = served.experiment_id(config.serving_experiment)
         looked = _import(config, store, content, experiment)
     result = _result(config, content, looked)
-    return _with_cases(config, result, content, experiment) if config.to_cases else result
+    return _with_cases(config, result, looked, experiment) if config.to_cases else result
 
 
 def _import(config: E2EConfig, store: Store, content: LedgerContent, experiment: str | None) -> list[Looked]:
@@ -84,14 +91,20 @@ def _look(entry: Entry, known: str | None, experiment: str) -> Looked:
     if any(_is_same(entry, said) for said in there):
         return Looked(entry, ON_TRACE, False)
     said = StoredFeedback(entry.name, entry.value, entry.comment, entry.source, entry.id)
-    served.attach(trace_id, said, entry.time_ms)
+    try:
+        served.attach(trace_id, said, entry.time_ms)
+    except (TrackingUnavailable, StorageFailed):
+        raise
+    except Exception:  # whatever is wrong with one entry, the others are to be attached
+        log.debug("refused: %s", entry.id, exc_info=True)
+        return Looked(entry, REFUSED, False)
     return Looked(entry, ON_TRACE, True)
 
 
 def _is_same(entry: Entry, said: StoredFeedback) -> bool:
-    """Imported before; or the server's own, which wrote the ledger too because MLflow took long to answer."""
-    if said.entry_id is not None:
-        return said.entry_id == entry.id
+    """Imported before, by us or the server; or the same was said twice, as a caller does who got no answer."""
+    if said.entry_id == entry.id:
+        return True
     return (said.name, said.value, said.comment, said.source) == (entry.name, entry.value, entry.comment, entry.source)
 
 
@@ -128,18 +141,21 @@ def _remember(file: Path, looked: Sequence[Looked]) -> None:
 def _result(config: E2EConfig, content: LedgerContent, looked: Sequence[Looked]) -> FeedbackImport:
     missing = tuple(item.entry.request_id for item in looked if item.outcome == NO_TRACE)
     imported = sum(item.is_new for item in looked)
+    refused = tuple(item.entry.request_id for item in looked if item.outcome == REFUSED)
+    before = len(looked) - imported - len(missing) - len(refused)
     return FeedbackImport(
-        str(config.feedback_file), len(content.entries), imported, len(looked) - imported - len(missing), missing,
-        content.unreadable, content.is_half_written,
+        str(config.feedback_file), len(content.entries), imported, before, missing, content.unreadable,
+        content.is_half_written, refused=refused,
     )  # fmt: skip
 
 
 def _with_cases(
-    config: E2EConfig, result: FeedbackImport, content: LedgerContent, experiment: str | None
+    config: E2EConfig, result: FeedbackImport, looked: Sequence[Looked], experiment: str | None
 ) -> FeedbackImport:
-    """Cases from the feedback of the last days, and from all that stands in the ledger."""
+    """Cases from the feedback of the last days, and from all that was attached just now."""
     now_ms = int(time.time() * 1000)
-    since_ms = max(0, min([now_ms - config.days * _DAY_MS, *(entry.time_ms - _DAY_MS for entry in content.entries)]))
+    new_ms = [item.entry.time_ms - _DAY_MS for item in looked if item.is_new]
+    since_ms = max(0, min([now_ms - config.days * _DAY_MS, *new_ms]))
     found = feedback_cases.cases_of(_judged(experiment, since_ms, now_ms)) if experiment else CasesFound((), {})
     if found.cases:
         feedback_cases.write_cases(config.to_cases, found)

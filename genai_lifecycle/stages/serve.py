@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from genai_lifecycle.commands import mlflow, mode_command, python
-from genai_lifecycle.config import CHECKOUT, SERVER_PORT, E2EConfig
+from genai_lifecycle.config import CHECKOUT, FEEDBACK_FILE, SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import PortTaken
 from genai_lifecycle.processes import (
     ServerProcess,
@@ -78,6 +78,9 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
         "HOST": host,
         "PORT": str(port),
         "ENGINE": config.engine,
+        # not below the folder that we happen to be started in
+        "FEEDBACK_FILE": str(config.feedback_file),
+        "PROMPT_FILE": os.environ.get("PROMPT_FILE") or str(FEEDBACK_FILE.with_name("prompt.json")),
     }
     if is_port_taken(host, port):
         raise PortTaken(

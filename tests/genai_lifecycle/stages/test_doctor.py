@@ -180,3 +180,13 @@ def test_the_command_prints_json_and_ends_with_a_code_of_its_own(config, tmp_pat
     assert done.returncode == 18 and has_problem(findings)
     done = run_cli(given)
     assert done.returncode == 18 and "problem  tracking store" in done.stdout and "\n  -> " not in done.stdout
+
+
+def test_feedback_of_an_earlier_server_is_told_with_what_to_do(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "FORMER_FEEDBACK_FILE", tmp_path / "feedback.jsonl")
+    assert [item.state for item in told(examine(config), "servers' files")] == ["ok"]
+    for name in ("feedback.jsonl.1", "traces-0123456789ab.db"):
+        (tmp_path / name).touch()
+    (found,) = told(examine(config), "servers' files")
+    assert found.state == "warning" and "feedback.jsonl.1, traces-0123456789ab.db" in found.detail
+    assert "--mode serve --start" in found.next_step

@@ -20,9 +20,11 @@ from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import Busy, ConfigError
 from genai_lifecycle.evaluation.case_files import read_case_file
 from genai_lifecycle.lock import only_run
+from genai_lifecycle.monitoring.feedback_ledger import read_ledger
 from genai_lifecycle.stages.import_feedback import FOLDER, import_feedback
+from genai_lifecycle.tracking import served
 from genai_lifecycle.tracking.store import open_store
-from genai_server import trace_writer
+from genai_server import feedback, trace_writer
 from genai_server.feedback import FeedbackKeeper
 from genai_server.serving import Asked
 from genai_server.tracing import Tracer
@@ -138,13 +140,37 @@ def test_a_process_that_was_killed_anywhere_is_simply_run_again(servers):
     assert [len(servers.assessments(f"r-{number}")) for number in range(4)] == [1, 1, 1, 1]
 
 
-def test_what_the_server_put_on_the_trace_after_all_is_not_there_twice(servers):
-    """MLflow answered too late: the server wrote the ledger too."""
+def test_what_the_server_put_on_the_trace_is_not_there_twice(servers, monkeypatch):
+    """Both know the line by its id; what an earlier server wrote has none."""
+    servers.trace("r-1")
+    keeper = FeedbackKeeper(servers.config.feedback_file, True, servers.config.serving_experiment)
+    monkeypatch.setattr(feedback, "TRACE_WAIT_S", 60.0)
+    assert asyncio.run(keeper.keep(SAID | {"request_id": "r-1"})) == "trace"
+    keeper.stop()
+    (there,) = servers.assessments("r-1")
+    (entry,) = read_ledger(servers.config.feedback_file).entries
+    assert there.metadata[served.ENTRY_METADATA] == entry.id and there.create_time_ms == entry.time_ms
+    assert servers.run().before == 1 and len(servers.assessments("r-1")) == 1
+
+
+def test_what_was_said_twice_is_on_the_trace_once(servers):
     servers.trace("r-1")
     servers.keep("r-1")
-    keeper = FeedbackKeeper(servers.config.feedback_file, True, servers.config.serving_experiment)
-    assert keeper._on_trace(SAID | {"request_id": "r-1"})
-    assert servers.run().before == 1 and len(servers.assessments("r-1")) == 1
+    servers.keep("r-1")
+    servers.keep("r-1", value=False)
+    assert (servers.run().imported, servers.run().before) == (2, 3) and len(servers.assessments("r-1")) == 2
+
+
+def test_what_mlflow_does_not_take_is_named_and_the_others_are_attached(servers, capsys):
+    for number in range(3):
+        servers.trace(f"r-{number}")
+        servers.keep(f"r-{number}", comment="half" if number == 1 else "whole")
+    ledger = servers.config.feedback_file
+    ledger.write_text(ledger.read_text().replace("half", "half \\ud800 a character"))  # no server writes that
+    MODES["import-feedback"][0](servers.config)
+    said = capsys.readouterr().out
+    assert "2 attached to their traces" in said and "1 that MLflow does not take (-v says why): r-1" in said
+    assert servers.run().refused == ("r-1",)
 
 
 def test_a_trace_that_comes_late_gets_its_feedback_the_next_time(servers):
