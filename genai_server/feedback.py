@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_server.assessments import Assessments, Entry
+from genai_server.daemon import PREFIX
 from genai_server.errors import StorageFailed
 from genai_server.feedback_ledger import Ledger
 from genai_server.logs import Fault
@@ -43,8 +44,7 @@ class FeedbackKeeper:
     ):  # fmt: skip
         self._ledger, self._unwritten = Ledger(ledger), unwritten
         self._assessments = Assessments(experiment, traces_waiting) if looks_for_traces else None
-        # of its own: asyncio's threads may be busy with something that takes long
-        self._disk = ThreadPoolExecutor(1, "feedback-ledger")
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix=f"{PREFIX}feedback")
         self._fault = Fault(log, "The feedback ledger is written again.")
 
     async def keep(self, feedback: Mapping[str, Any]) -> str:
@@ -63,6 +63,7 @@ class FeedbackKeeper:
         """At once: what is not on its trace stays in the ledger."""
         if self._assessments is not None:
             self._assessments.stop()
+        self._disk.shutdown(wait=False)
 
     def _is_in_ledger(self, line: bytes) -> bool:
         try:
