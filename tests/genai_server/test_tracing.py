@@ -27,6 +27,7 @@ from genai_server import trace_writer, tracing
 from genai_server.answerers import Scoring, ThreadAnswerer
 from genai_server.app import create_app
 from genai_server.metrics import Metrics
+from genai_server.places import Places
 from genai_server.predictor import LoadedModel
 from genai_server.routes.scoring import _Scored, _Told
 from genai_server.serving import Asked
@@ -268,7 +269,7 @@ class Model:
 
 def scored(data, answers, is_stopped: bool = False) -> Heard:
     heard, scoring = Heard(), Scoring(Model(answers))
-    scored = _Scored(scoring, 5.0, _Told(heard, INFO, "id-1", None))
+    scored = _Scored(scoring, 5.0, _Told(heard, INFO, "id-1", None), Places(8))
     if is_stopped:
         scored.stop()
     with suppress(ZeroDivisionError, mlflow.MlflowException):
