@@ -54,7 +54,6 @@ docs: install  ## write docs/cli.md from --help, and the bundle's openapi.json f
 
 bench: install  ## measure the whole life, the engine, and the server beside its peers; prints tables (30 minutes)
 	$(BIN)/pip install -q -r benchmarks/requirements.txt
-	$(BIN)/pip install -q --no-deps langchain-huggingface==1.2.3
 	$(BIN)/python benchmarks/lifecycle.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/serving.py

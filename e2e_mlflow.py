@@ -1,7 +1,8 @@
 """Run the whole life of a model: `python e2e_mlflow.py --mode all`.
 
-For notebooks and scripts this module also hands out `E2EConfig`, `MLflow3E2ELifecycle` and
-`HuggingFaceModelWrapper`; they are imported when first asked for, so that `--help` stays fast.
+For notebooks and scripts this module also hands out `E2EConfig`, `MLflow3E2ELifecycle`, `HuggingFaceModelWrapper`,
+and LangChain's `HuggingFacePipeline` over our engine (`EnginePipeline`, `EngineLLM`); they are imported when first
+asked for, so that `--help` stays fast.
 """
 
 import atexit
@@ -19,6 +20,8 @@ _HANDED_OUT = {
     "E2EConfig": "genai_lifecycle.config",
     "MLflow3E2ELifecycle": "genai_lifecycle.pipeline",
     "HuggingFaceModelWrapper": "served_model.huggingface_model",
+    "EnginePipeline": "genai_lifecycle.engine_pipeline",
+    "EngineLLM": "genai_lifecycle.engine_pipeline",
 }
 
 

@@ -1,7 +1,7 @@
 """Answering cases through LangChain: `PromptTemplate | llm`, a whole batch at a time, with the times of each step.
 
 The text generation itself is the served model's own (`served_model.text_generation`): what an experiment measures
-is what is served later. This is the only module of the orchestrator that imports it.
+is what is served later. Only this module of the orchestrator and engine_pipeline.py, where the llm is, import it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models.llms import BaseLLM
-from langchain_core.outputs import Generation, LLMResult
+from langchain_core.outputs import LLMResult
 
+from genai_lifecycle.engine_pipeline import TIMEOUT_S, EngineLLM, EnginePipeline
 from genai_lifecycle.evaluation.cases import Case
 from served_model.text_generation.checkpoint import load_tokenizer, read_limits
 from served_model.text_generation.choice import usable_cpus
@@ -26,7 +26,6 @@ from served_model.text_generation.sampling import Sampling
 from served_model.text_generation.text_model import Answer, TextModel
 
 BATCH = 32  # cases that go through the chain together
-TIMEOUT_S = 3600.0  # nobody waits at the other end: a slow machine takes longer, and its answers stay whole
 
 
 @dataclass(frozen=True)
@@ -47,22 +46,6 @@ class CaseAnswer:
     generated: Timed  # an Answer; its times are those of the batch it was in
     log_likelihood: Timed  # mean natural-log probability per token of the reference, at most 0
     batch_size: int
-
-
-class CausalLM(BaseLLM):
-    """The bundled, local or Hub model as a LangChain LLM; `generation_info` has the fields of `Answer`."""
-
-    text_model: Any
-    sampling: Any
-
-    @property
-    def _llm_type(self) -> str:
-        return "huggingface-causal-lm"
-
-    def _generate(self, prompts: list[str], stop=None, run_manager=None, **kwargs: Any) -> LLMResult:
-        encoded = [self.text_model.encode(text, (), self.sampling.max_new_tokens) for text in prompts]
-        answers = self.text_model.complete(encoded, self.sampling)
-        return LLMResult(generations=[[Generation(text=a.answer, generation_info={"answer": a})] for a in answers])
 
 
 class _StepTimes(BaseCallbackHandler):
@@ -90,7 +73,7 @@ class _StepTimes(BaseCallbackHandler):
         self.started[run_id] = time.time_ns()
 
     def on_llm_end(self, response: LLMResult, *, run_id, parent_run_id=None, **_: Any) -> None:
-        answer = response.generations[0][0].generation_info["answer"]
+        answer = Answer(**response.generations[0][0].generation_info)
         self.generated[parent_run_id] = Timed(answer, self.started[run_id], time.time_ns())
 
 
@@ -112,7 +95,8 @@ def answer_cases(text_model: TextModel, template: str, cases: Sequence[Case], ma
         template: stored form, `{{question}}` being its variable.
         cases: at most `BATCH`, all answered together.
     """
-    chain = to_langchain_template(template) | CausalLM(text_model=text_model, sampling=_greedy(max_new_tokens))
+    pipeline = EnginePipeline(text_model, max_new_tokens=max_new_tokens, return_full_text=False)
+    chain = to_langchain_template(template) | EngineLLM(pipeline=pipeline)
     times = _StepTimes()
     chain.batch([{"question": case.question} for case in cases], config={"callbacks": [times]})
     rendered = [times.rendered[row] for row in times.rows]

@@ -9,13 +9,11 @@ import pytest
 from genai_lifecycle.evaluation.cases import Case
 from genai_lifecycle.generation import (
     BATCH,
-    CausalLM,
     answer_cases,
     compute_seconds,
     greedy_answers,
     load_text_model,
 )
-from served_model.text_generation.sampling import Sampling
 
 TEMPLATE = "Question: {{question}}\nAnswer:"
 
@@ -72,13 +70,6 @@ def test_the_times_of_the_steps_follow_each_other(text_model):
         times = [t for step in steps for t in (step.start_ns, step.end_ns)]
         assert [before, *times, after] == sorted([before, *times, after])
     assert 0 < compute_seconds(answers) <= (after - before) / 1e9
-
-
-def test_the_llm_alone_is_a_langchain_llm(text_model):
-    llm = CausalLM(text_model=text_model, sampling=Sampling(max_new_tokens=3))
-    (answer,) = greedy_answers(text_model, "{{question}}", ["What is MLflow?"], 3)
-    assert llm.invoke("What is MLflow?") == answer.answer
-    assert llm._llm_type == "huggingface-causal-lm"
 
 
 def test_an_experiment_is_not_cut_by_the_deadline_of_a_single_caller(text_model, monkeypatch):
