@@ -33,6 +33,9 @@ def __getattr__(name: str):
     return getattr(import_module(_HANDED_OUT[name]), name)
 
 
+_code = 1  # an error that nobody foresaw, with its traceback
+
+
 def _leave() -> None:
     """End the process at once, all output written: taking torch and MLflow apart takes seconds and serves nobody."""
     sys.stdout.flush()
@@ -40,8 +43,9 @@ def _leave() -> None:
     os._exit(_code)
 
 
-if __name__ == "__main__":
-    _code = 1  # an error that nobody foresaw, with its traceback
+def run() -> None:
+    """The command: this file as a program, and `genai-lifecycle` where the package is installed."""
+    global _code
     atexit.register(_leave)  # the first to be registered is the last to run
     try:
         _code = main()
@@ -49,3 +53,7 @@ if __name__ == "__main__":
         _code = exc.code or 0
     if _code in HELD_UP:
         _leave()
+
+
+if __name__ == "__main__":
+    run()

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from genai_lifecycle.config import CHECKOUT
+from genai_lifecycle.config import CHECKOUT, IS_CHECKOUT
 from genai_lifecycle.errors import BundleError, Busy, ExportDeclined
 from genai_lifecycle.fingerprint import file_sha256
 from genai_lifecycle.lock import LOCK_FILE, only_run
@@ -257,7 +257,9 @@ def _manifest(part: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The checkout's commit, with `-dirty` where files differ from it; None where there is no git."""
+    """The checkout's commit, with `-dirty` where files differ from it; None where there is no git, or no checkout."""
+    if not IS_CHECKOUT:  # packages may stand in another project's checkout
+        return None
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
     try:
         done = subprocess.run(

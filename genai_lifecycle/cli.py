@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from genai_lifecycle import interruption, life_text, maintenance_text, quality_text
-from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.config import PROGRAM, E2EConfig
 from genai_lifecycle.errors import ConfigError, GateRefused, LifecycleError, LimitCrossed, ProblemsFound, ServerDiffers
 from genai_lifecycle.flags import build_parser
 
@@ -250,7 +250,7 @@ def _require_prompts_for_action(given: Mapping[str, object]) -> None:
     if "prompt_action" in given and given["mode"] != "prompts":
         raise ConfigError(
             f"--mode {given['mode']} takes no {given['prompt_action']!r}.",
-            hint="python e2e_mlflow.py --help shows every flag.",
+            hint=f"{PROGRAM} --help shows every flag.",
         )
 
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from genai_lifecycle.config import CHECKOUT, ENVIRONMENT, E2EConfig
+from genai_lifecycle.config import CHECKOUT, ENVIRONMENT, IS_CHECKOUT, PROGRAM, E2EConfig
 
 # Settings that decide where a later mode looks for what this one left.
 _PLACES = (
@@ -18,8 +18,20 @@ _PLACES = (
 
 
 def mode_command(config: E2EConfig, mode: str, *more: str) -> str:
-    """`python e2e_mlflow.py --mode MODE ...` over the same store as `config`, to be typed in the checkout."""
-    return shlex.join([python(), "e2e_mlflow.py", "--mode", mode, *more, *_place_flags(config)])
+    """`python e2e_mlflow.py --mode MODE ...` over the same store as `config`, to be typed where the data are."""
+    program = [python(), "e2e_mlflow.py"] if IS_CHECKOUT else [_own(PROGRAM)]
+    return shlex.join([*program, "--mode", mode, *more, *_place_flags(config)])
+
+
+def server() -> str:
+    """What starts our server."""
+    return f"{python()} fastapi_server.py" if IS_CHECKOUT else f"{python()} -m fastapi_server"
+
+
+def _own(command: str) -> str:
+    """A command that was installed beside this interpreter; its name alone where the shell finds that one."""
+    own = str(Path(sys.executable).parent / command)
+    return command if shutil.which(command) == own else own
 
 
 def python() -> str:

@@ -16,11 +16,14 @@ from genai_lifecycle.errors import ConfigError
 from genai_lifecycle.storage.address import S3Root, is_s3
 from genai_lifecycle.tracking.address import without_password
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parent.parent  # of the code: a checkout, or where pip has installed it
+IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()
+DATA_ROOT = CHECKOUT if IS_CHECKOUT else Path.cwd()  # an installed copy keeps nothing among the packages
+PROGRAM = "python e2e_mlflow.py" if IS_CHECKOUT else "genai-lifecycle"
 BUNDLED_MODEL = CHECKOUT / "bundled_model" / "gpt2-mini"
 BUNDLED_CASES = CHECKOUT / "bundled_model" / "corpus" / "cases.jsonl"
-FEEDBACK_FILE = CHECKOUT / "local_mlflow_backend" / "feedback.jsonl"  # of a server that is started in the checkout
-FORMER_FEEDBACK_FILE = CHECKOUT / "local_staging" / "feedback.jsonl"  # of a server of an earlier version
+FEEDBACK_FILE = DATA_ROOT / "local_mlflow_backend" / "feedback.jsonl"  # of a server that is started in the checkout
+FORMER_FEEDBACK_FILE = DATA_ROOT / "local_staging" / "feedback.jsonl"  # of a server of an earlier version
 LOCAL_SERVER_PORT = 5050  # where `--mode ui` listens and where a running MLflow server is looked for
 SERVER_PORT = 5001  # where `--mode serve` listens
 TURN_FORMATS = ("auto", "plain", "dialogue")
@@ -45,6 +48,14 @@ ENVIRONMENT = {
     "serving_experiment": "MLFLOW_EXPERIMENT_NAME",
     "feedback_file": "FEEDBACK_FILE",
 }
+
+
+def _settings_file(name: str) -> Path:
+    """The file that people edit, at the data root; an installed copy brings one along for who has none."""
+    own = DATA_ROOT / name
+    return own if IS_CHECKOUT or own.exists() else CHECKOUT / "genai_lifecycle" / "defaults" / name
+
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MODEL_URI = re.compile(r"models:/[^/:@]+(/[1-9]\d*|@[\w-]+)")
 
@@ -62,17 +73,17 @@ class E2EConfig:
     experiment_name: str = "langchain-e2e"
     registered_model_name: str = "langchain-e2e-model"
     tracking_uri: str | None = None  # None = a server on port 5050, else the backend store directly
-    backend_store_uri: str = f"sqlite:///{CHECKOUT / 'local_mlflow_backend' / 'mlflow.db'}"
-    data_dir: str = str(CHECKOUT / "local_mlflow_backend" / "artifacts")  # artifact root: a folder or s3://
-    staging_dir: Path = CHECKOUT / "local_staging"  # scratch, safe to delete between runs
-    log_dir: Path = CHECKOUT / "local_mlflow_logs"
+    backend_store_uri: str = f"sqlite:///{DATA_ROOT / 'local_mlflow_backend' / 'mlflow.db'}"
+    data_dir: str = str(DATA_ROOT / "local_mlflow_backend" / "artifacts")  # artifact root: a folder or s3://
+    staging_dir: Path = DATA_ROOT / "local_staging"  # scratch, safe to delete between runs
+    log_dir: Path = DATA_ROOT / "local_mlflow_logs"
     max_new_tokens: int = 96
     seed: int = 0
     port: int | None = None  # None = 5050 for `ui`, 5001 for `serve`
     judge_model: str | None = None  # MLflow judge address, for example openai:/gpt-4o-mini
     start: bool = False  # serve: run the server instead of printing how
     model_uri: str | None = None  # export: models:/NAME/VERSION or models:/NAME@ALIAS; None = the champion
-    output_dir: Path = CHECKOUT / "exported_model"  # export: where the bundle is written
+    output_dir: Path = DATA_ROOT / "exported_model"  # export: where the bundle is written
     force: bool = False  # export: replace the bundle that is there
     wheels: bool = False  # export: with the wheels of the lock, for a build without internet
     url: str | None = None  # chat, verify: a running server; None = chat loads the version here
@@ -90,11 +101,11 @@ class E2EConfig:
     scorer: tuple[str, ...] = ()  # evaluate: scorers of mlflow.genai by name
     label: str | None = None  # evaluate: a word to find the runs by; None = the case file's name
     promote: bool = False  # evaluate: the winner goes into production where the gate lets it
-    gate: Path = CHECKOUT / "gate.yaml"  # what a version must show before it may replace the one in use
+    gate: Path = _settings_file("gate.yaml")  # what a version must show before it may replace the one in use
     days: int = 7  # monitor, import-feedback --to-cases: how far back
     serving_experiment: str = "serving"  # monitor, import-feedback: where the servers' traces are
-    limits: Path = CHECKOUT / "monitor.yaml"  # monitor: the limits of a period
-    report: Path = CHECKOUT / "local_staging" / "monitor.md"  # monitor: a copy of the report, which the run keeps
+    limits: Path = _settings_file("monitor.yaml")  # monitor: the limits of a period
+    report: Path = DATA_ROOT / "local_staging" / "monitor.md"  # monitor: a copy of the report, which the run keeps
     feedback_file: Path = FEEDBACK_FILE  # import-feedback: a server's ledger
     to_cases: Path | None = None  # import-feedback: the case file to write
     move_from: str | None = None  # relocate: where the artifacts were, a folder or s3://

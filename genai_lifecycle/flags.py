@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from genai_lifecycle.config import PROGRAM
 from genai_lifecycle.errors import ConfigError
 
 _S3_VALUE = re.compile(r"(-s3[^\s:=]*[= ]+)\S+")  # a misspelt flag is named, the key behind it is not
@@ -19,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = _S3_VALUE.sub(r"\1***", f"{message[:1].upper()}{message[1:]}.")
         start = "Begin with --mode all. " if "required: --mode" in message else ""
-        raise ConfigError(message, hint=f"{start}python e2e_mlflow.py --help shows every mode and flag.")
+        raise ConfigError(message, hint=f"{start}{PROGRAM} --help shows every mode and flag.")
 
 
 def build_parser(modes: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -29,7 +30,7 @@ def build_parser(modes: Mapping[str, str]) -> argparse.ArgumentParser:
         modes: name -> what it does.
     """
     parser = _Parser(
-        prog="e2e_mlflow.py",
+        prog=PROGRAM.removeprefix("python "),
         description="The whole life of a causal language model: experiment, deploy, test, serve, export.",
         epilog="Flags beat environment variables, environment variables beat defaults. Ctrl-C is safe at any moment.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

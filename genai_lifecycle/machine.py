@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;#]+)")
@@ -41,17 +41,18 @@ def _process(pid: int) -> str:
         return f"process {pid}"
 
 
-def pins(file: Path) -> Mapping[str, str]:
-    """The exact versions in a requirements file, with those of the files that it includes. Raises OSError."""
-    return dict(_pins(file))
+def pins(*files: Path) -> Mapping[str, str]:
+    """The exact versions in requirements files. Raises OSError."""
+    return _pins(line for file in files for line in file.read_text("utf-8").splitlines())
 
 
-def _pins(file: Path) -> Iterator[tuple[str, str]]:
-    for line in file.read_text("utf-8").splitlines():
-        if line.startswith("-r "):
-            yield from _pins(file.parent / line[3:].split("#")[0].strip())
-        elif found := _PIN.match(line.strip()):
-            yield found[1], found[2]
+def pins_of(distribution: str) -> Mapping[str, str]:
+    """The exact versions that an installed package asks for. Raises PackageNotFoundError."""
+    return _pins(requires(distribution) or ())
+
+
+def _pins(lines: Iterable[str]) -> Mapping[str, str]:
+    return {found[1]: found[2] for line in lines if (found := _PIN.match(line.strip()))}
 
 
 def installed(name: str) -> str | None:

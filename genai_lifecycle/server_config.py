@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 
-from genai_lifecycle.config import LOCAL_SERVER_PORT, E2EConfig
+from genai_lifecycle.config import LOCAL_SERVER_PORT, PROGRAM, E2EConfig
 from genai_lifecycle.storage.address import is_s3
 from genai_lifecycle.storage.session import CHECKSUMS, ENDPOINT
 from genai_lifecycle.tracking.store import absolute, without_password
@@ -43,7 +43,7 @@ def describe(config: E2EConfig) -> str:
             f"  {command}",
             "",
             "Every mode uses it by itself when it listens on port 5050; on another port or host:",
-            f"  python e2e_mlflow.py --mode all --tracking-uri http://127.0.0.1:{port}",
+            f"  {PROGRAM} --mode all --tracking-uri http://127.0.0.1:{port}",
             "",
             "It is not needed: without a server the same database is used directly. `--mode ui` runs one for looking",
             "around. For access from other machines add --host 0.0.0.0 and --allowed-hosts NAME,NAME:* in front of a",

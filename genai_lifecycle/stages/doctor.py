@@ -14,6 +14,7 @@ from genai_lifecycle.config import (
     CHECKOUT,
     FEEDBACK_FILE,
     FORMER_FEEDBACK_FILE,
+    IS_CHECKOUT,
     LOCAL_SERVER_PORT,
     SERVER_PORT,
     E2EConfig,
@@ -24,8 +25,8 @@ from genai_lifecycle.storage.address import S3Root, is_s3
 
 PYTHON = "3.11"  # what the requirements were resolved for
 LITTLE_BYTES, ENOUGH_BYTES = 200_000_000, 2_000_000_000  # a run cannot start below; a few runs need the other
-REQUIREMENTS = CHECKOUT / "requirements.txt"
-_INSTALL = "make install, or: pip install -r requirements.txt"
+REQUIREMENTS = (CHECKOUT / "requirements.txt", CHECKOUT / "genai_server" / "requirements.txt")
+_INSTALL = "make install" if IS_CHECKOUT else "Install genai-lifecycle anew, with its dependencies."
 
 
 def examine(config: E2EConfig) -> list[Finding]:
@@ -77,7 +78,8 @@ def _python(config: E2EConfig) -> Iterator[Finding]:
 def _packages(config: E2EConfig) -> Iterator[Finding]:
     """One line for each package that is missing or not the pinned one; one line for all others."""
     right = 0
-    for name, pinned in machine.pins(REQUIREMENTS).items():
+    pins = machine.pins(*REQUIREMENTS) if IS_CHECKOUT else machine.pins_of("genai-lifecycle")
+    for name, pinned in pins.items():
         found = machine.installed(name)
         if found is None:
             yield Finding(name, "problem", f"not installed; {pinned} is needed", _INSTALL)
@@ -85,7 +87,7 @@ def _packages(config: E2EConfig) -> Iterator[Finding]:
             yield Finding(name, "warning", f"{found} is installed, tested with {pinned}", _INSTALL)
         else:
             right += 1
-    yield Finding("packages", "ok", f"{right} as in requirements.txt")
+    yield Finding("packages", "ok", f"{right} as pinned")
 
 
 def _space(config: E2EConfig) -> Iterator[Finding]:

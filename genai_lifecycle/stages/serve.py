@@ -7,8 +7,8 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from genai_lifecycle.commands import mlflow, mode_command, python
-from genai_lifecycle.config import CHECKOUT, FEEDBACK_FILE, SERVER_PORT, E2EConfig
+from genai_lifecycle.commands import mlflow, mode_command, server
+from genai_lifecycle.config import CHECKOUT, FEEDBACK_FILE, PROGRAM, SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import PortTaken
 from genai_lifecycle.processes import (
     ServerProcess,
@@ -47,7 +47,7 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
         commands=(
             (
                 "our server, Swagger at /docs",
-                f"{tracking} MLFLOW_MODEL_URI={model_uri} PORT={port} {python()} fastapi_server.py",
+                f"{tracking} MLFLOW_MODEL_URI={model_uri} PORT={port} {server()}",
             ),
             ("the same, watched and restarted", watched),
             ("ask it", f"curl http://127.0.0.1:{port}/ask {_ASK}"),
@@ -85,7 +85,7 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
     if is_port_taken(host, port):
         raise PortTaken(
             f"Another program listens on port {port}.",
-            hint="Stop it, or choose another port: python e2e_mlflow.py --mode serve --start --port N",
+            hint=f"Stop it, or choose another port: {PROGRAM} --mode serve --start --port N",
         )
     log_file = new_log(config.log_dir, f"server-{port}.log")
     url = f"http://{'127.0.0.1' if host == EVERYWHERE else host}:{port}"

@@ -66,7 +66,7 @@ def _require_driver(uri: str) -> None:
     if find_spec(driver) is None:
         raise ConfigError(
             f"The PostgreSQL driver {driver!r} is not installed.",
-            hint="pip install -r requirements.txt brings psycopg, which postgresql://USER@HOST/DATABASE uses.",
+            hint="make install brings psycopg, which postgresql://USER@HOST/DATABASE uses.",
         )
 
 

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from genai_lifecycle.config import CHECKOUT, LOCAL_SERVER_PORT, E2EConfig
+from genai_lifecycle.config import DATA_ROOT, LOCAL_SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailable
 from genai_lifecycle.machine import free_bytes
 from genai_lifecycle.storage.address import S3Root, is_s3
@@ -243,5 +243,5 @@ def _refuse_other_root(location: str, config: E2EConfig) -> None:
 
 
 def short(uri: str) -> str:
-    """A database address as a person reads it: paths below the checkout are relative, passwords are stars."""
-    return without_password(uri).replace(f"{CHECKOUT}/", "")
+    """A database address as a person reads it: paths below the data root are relative, passwords are stars."""
+    return without_password(uri).replace(f"{DATA_ROOT}/", "")

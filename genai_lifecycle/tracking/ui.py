@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from genai_lifecycle.config import LOCAL_SERVER_PORT, E2EConfig
+from genai_lifecycle.config import LOCAL_SERVER_PORT, PROGRAM, E2EConfig
 from genai_lifecycle.errors import PortTaken
 from genai_lifecycle.processes import (
     ServerProcess,
@@ -69,7 +69,7 @@ def _is_there(url: str, port: int) -> bool:
         return True
     raise PortTaken(
         f"Something that is not MLflow listens on port {port}.",
-        hint="Stop it, or choose another port: python e2e_mlflow.py --mode ui --port N",
+        hint=f"Stop it, or choose another port: {PROGRAM} --mode ui --port N",
     )
 
 

@@ -107,11 +107,10 @@ def test_another_program_on_a_port_is_named(config, free_ports):
 
 
 def test_missing_and_other_versions_are_told(config, monkeypatch, tmp_path):
-    (tmp_path / "more.txt").write_text("pytest==0.1  # old\n")
-    (tmp_path / "requirements.txt").write_text(
-        "-r more.txt\nno-such-package[extra]==1.0\n# words\n\nrequests==2.34.2\n"
-    )
-    monkeypatch.setattr(doctor, "REQUIREMENTS", tmp_path / "requirements.txt")
+    files = [tmp_path / "more.txt", tmp_path / "requirements.txt"]
+    files[0].write_text("pytest==0.1  # old\n")
+    files[1].write_text("no-such-package[extra]==1.0\n# words\n\nrequests==2.34.2\n")
+    monkeypatch.setattr(doctor, "REQUIREMENTS", files)
     findings = examine(config)
     assert told(findings, "no-such-package")[0].state == "problem"
     assert told(findings, "pytest")[0].state == "warning"
