@@ -3,20 +3,38 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Nothing is written outside the checkout, pip's cache included.
 export PIP_NO_CACHE_DIR := 1
+export UV_NO_CACHE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where torch comes from. Left empty: PyTorch's CPU index on Linux where it answers, else pip's own settings.
+export TORCH_INDEX_URL ?=
+# For `make lock`: --upgrade, or --upgrade-package NAME.
+LOCK_FLAGS ?=
 
-.PHONY: all install test test-services fuzz soak serve ui check fix docs bench clean
+.PHONY: all install lock audit test test-services fuzz soak serve ui check fix docs bench clean
 
 all: install  ## install, then the whole life: experiment, deploy, test
 	$(BIN)/python e2e_mlflow.py --mode all
 
-install: .venv/.installed  ## make .venv and install the pinned requirements
+install: .venv/.installed  ## make .venv and install what the lock names, hashes checked, and torch's CPU build
 
-.venv/.installed: requirements.txt requirements-dev.txt genai_server/requirements.txt
+.venv/.installed: requirements.lock requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python install/torch_build.py
+	$(BIN)/python -m pip check
 	touch $@
+
+lock:  ## after a change of requirements: resolve them for every platform, and those of the bundle's image
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --universal $(LOCK_FLAGS) \
+	  --no-emit-package torch --excludes install/cuda.txt --custom-compile-command "make lock" \
+	  --output-file requirements.lock requirements-dev.txt
+	cd demo_serving/package && $(abspath $(BIN))/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header \
+	  --python-platform x86_64-manylinux_2_28 $(LOCK_FLAGS) --output-file requirements.lock requirements.in
+
+audit: install  ## known weaknesses of what the two locks name, but for those in audit-exceptions.txt
+	$(BIN)/python install/audit.py
 
 test: install  ## every test that needs nothing but this checkout, with real parts
 	$(BIN)/python -m pytest -m "not (docker or s3 or postgresql)"
@@ -63,4 +81,4 @@ bench: install  ## measure the whole life, the engine, and the server beside its
 clean:  ## remove scratch files; runs, prompts, versions, feedback and traces stay
 	test ! -d local_staging || find local_staging -mindepth 1 -maxdepth 1 \
 	  ! -name 'feedback.jsonl*' ! -name 'traces-*.db*' -exec rm -rf {} +
-	rm -rf local_mlflow_logs .pytest_cache .ruff_cache
+	rm -rf local_mlflow_logs .pytest_cache .ruff_cache build *.egg-info
