@@ -18,16 +18,16 @@ from conftest import REPO
 SHIPPED = ("genai_lifecycle/", "genai_server/", "served_model/", "bundled_model/gpt2-mini/", "demo_serving/package/")
 # Where the code finds its files, below the place of the packages; and where a run keeps what it makes.
 READ = """
+import dataclasses, json
 from genai_lifecycle import bundle, config, packaging
 from genai_lifecycle.stages import serve, verify
 settings = config.E2EConfig()
-read = [packaging.MODEL_CODE, packaging.PACKAGE_CODE, serve.SERVER, verify.PROBE, config.BUNDLED_MODEL,
-        *(bundle.PACKAGE / name for name in bundle.NEEDED_OF_PACKAGE), settings.cases, settings.gate, settings.limits]
-made = [settings.data_dir, settings.backend_store_uri.removeprefix("sqlite:///"), settings.staging_dir,
-        settings.log_dir, settings.output_dir, settings.report, settings.feedback_file]
-import json
-print(json.dumps({"read": [[str(path), path.exists()] for path in read], "made": [str(path) for path in made]}))
+code = [packaging.MODEL_CODE, packaging.PACKAGE_CODE, serve.SERVER, verify.PROBE, config.BUNDLED_MODEL,
+        *(bundle.PACKAGE / name for name in bundle.NEEDED_OF_PACKAGE)]
+print(json.dumps({"code": [[str(path), path.exists()] for path in code],
+                  "settings": {name: str(value) for name, value in vars(settings).items()}}))
 """
+BROUGHT = {"cases", "gate", "limits"}  # settings whose files come with the package; all others are data
 
 
 def tracked() -> list[str]:
@@ -90,15 +90,18 @@ def test_it_tells_the_command_that_is_there(installed, tmp_path):
 
 def test_the_code_finds_its_files_and_keeps_its_data_in_the_current_folder(installed, tmp_path):
     found = json.loads(run([str(installed / "python"), "-c", READ], tmp_path).stdout)
-    packages = installed.parent / "lib"
-    assert [path for path, exists in found["read"] if not (exists and Path(path).is_relative_to(packages))] == []
-    assert [path for path in found["made"] if not Path(path).is_relative_to(tmp_path)] == []
+    packages, settings = str(installed.parent / "lib"), found["settings"]
+    assert [path for path, exists in found["code"] if not (exists and path.startswith(packages))] == []
+    assert {name for name, value in settings.items() if packages in value} == BROUGHT
+    assert all(Path(settings[name]).exists() for name in BROUGHT)
+    in_folder = {name for name, value in settings.items() if str(tmp_path) in value}
+    assert {"data_dir", "backend_store_uri", "staging_dir", "log_dir", "output_dir", "report"} <= in_folder
 
 
 def test_settings_files_of_the_current_folder_come_first(installed, tmp_path):
     shutil.copy(REPO / "gate.yaml", tmp_path)
     found = json.loads(run([str(installed / "python"), "-c", READ], tmp_path).stdout)
-    assert [str(tmp_path / "gate.yaml"), True] in found["read"]
+    assert found["settings"]["gate"] == str(tmp_path / "gate.yaml")
 
 
 def test_the_doctor_knows_the_pins_without_a_checkout(installed, tmp_path):
