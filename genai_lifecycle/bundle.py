@@ -13,24 +13,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from genai_lifecycle.config import CHECKOUT, IS_CHECKOUT
-from genai_lifecycle.errors import BundleError, Busy, ExportDeclined
+from genai_lifecycle.errors import BundleError, Busy
 from genai_lifecycle.fingerprint import file_sha256
 from genai_lifecycle.lock import LOCK_FILE, only_run
-from genai_lifecycle.machine import free_bytes
+from genai_lifecycle.machine import free_bytes, why_not_writable
 
 log = logging.getLogger(__name__)
 
 PACKAGE = CHECKOUT / "demo_serving" / "package"  # Dockerfile, scripts, lock: copied as they are
 SERVER_FILES = ("fastapi_server.py", "genai_server")
 MANIFEST, FORMAT = "manifest.json", 1
-REPLACED = "replaced"  # where the bundle before waits until the new one has its name
+REPLACED = "replaced"  # where what had the name before waits until the new bundle has it
 NEEDED_OF_PACKAGE = ("Dockerfile", "requirements.lock", "openapi.json", "build.sh", "run.sh", "test.sh")
 SERVER_BYTES, WHEELS_BYTES = 50_000_000, 400_000_000  # room for what is added to the model, generously
 WHEELS_TIMEOUT_S = 1800
@@ -39,22 +39,29 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".pytest_cache", ".ru
 
 
 def write(
-    model: Path, target: Path, identity: Mapping[str, Any], *, force: bool = False, wheels: bool = False
+    model: Path,
+    target: Path,
+    identity: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    keep: Sequence[Path] = (),
+    wheels: bool = False,
 ) -> dict[str, Any]:
     """Write the bundle of the model folder `model` (which is moved into it); returns its manifest.
 
-    Everything is made in a folder beside `target` that takes its name when all is there.
+    Everything is made in a folder beside `target` that takes its name when all is there. A bundle that nobody has
+    changed since it was written is replaced.
 
     Args:
         identity: what the manifest says of the version.
-        force: replace the bundle that is at `target`.
+        overwrite: replace a bundle that was changed, or a folder that is none, too.
+        keep: folders of which nothing is overwritten.
         wheels: with the wheels of the lock, from the package index.
 
     Raises:
-        ExportDeclined: another bundle is there, and `force` is off.
         BundleError: it cannot be written there, the wheels cannot be had, or the checkout is not whole.
     """
-    check_target(target, force=force)
+    check_target(target, overwrite=overwrite, keep=keep)
     target = target.resolve()
     with told_as_bundle_errors(target), _part_folder(target) as part:
         shutil.move(model, part / "model")
@@ -66,35 +73,84 @@ def write(
         manifest = _manifest(part, identity)
         (part / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
         _set_modes(part)
-        _put_in_place(part, target, force=force)
+        check_target(target, overwrite=overwrite, keep=keep)  # it may have been changed meanwhile
+        _put_in_place(part, target)
     return manifest
 
 
 # --- the place ------------------------------------------------------------------------------------
 
 
-def check_target(target: Path, *, force: bool) -> None:
-    """Raises ExportDeclined where a bundle is in the way, BundleError where something else is."""
+def check_target(target: Path, *, overwrite: bool = False, keep: Sequence[Path] = ()) -> None:
+    """Raises BundleError unless a bundle may take the name `target`: what is there is ours and as we left it, or may
+    be overwritten; and the folder above can be written.
+
+    Args:
+        keep: folders of which nothing is overwritten; nor is one that holds this checkout, the home or the current one.
+    """
     with told_as_bundle_errors(target):
         copied = [CHECKOUT / "genai_server", PACKAGE]
         if any(target.resolve().is_relative_to(folder) for folder in copied):
             raise BundleError(f"{target} is inside a folder that is copied into the bundle.", hint=_ELSEWHERE)
         if target.exists() and not target.is_dir():
             raise BundleError(f"{target} is a file, and the bundle is a folder.", hint=_ELSEWHERE)
-        if not target.exists() or not any(target.iterdir()):
-            return
-        there = read_manifest(target)
-    if there is None:
-        raise BundleError(f"{target} is not empty, and what is in it is no bundle.", hint=_ELSEWHERE)
-    if not force:
-        model = there["model"]
-        raise ExportDeclined(
-            f"{target} holds a bundle already ({model.get('name')} version {model.get('version')}).",
-            hint="Replace it with --force, or choose another folder with --output-dir.",
-        )
+        _require_writable(target)
+        reason = _in_the_way(target)
+        if reason and not overwrite:
+            hint = "--overwrite replaces it with all that is in it; --output-dir chooses another folder."
+            raise BundleError(reason, hint=hint)
+        if reason:
+            _require_nothing_to_keep(target.resolve(), keep)
 
 
-_ELSEWHERE = "Choose another folder with --output-dir; --force replaces bundles only."
+_ELSEWHERE = "Choose another folder with --output-dir."
+
+
+def _require_writable(target: Path) -> None:
+    for folder in [target.resolve().parent, *([target] if target.exists() else [])]:
+        if why := why_not_writable(folder):
+            raise BundleError(f"No bundle can be written to {target}: {why}.", hint=_ELSEWHERE)
+
+
+def _in_the_way(target: Path) -> str:
+    """What in `target` is not the work of an export, as a sentence; empty where there is nothing of the kind."""
+    found = sorted(target.iterdir()) if target.exists() else []
+    if not found:
+        return ""
+    manifest = read_manifest(target)
+    if manifest is None:
+        return f"{target} is not empty, and what is in it is no bundle: {found[0].name}."
+    change = _first_change(target, manifest["files"])
+    who = f"{manifest['model'].get('name')} version {manifest['model'].get('version')}"
+    return change and f"The bundle in {target} ({who}) was changed since it was written: {change}."
+
+
+def _first_change(folder: Path, files: Mapping[str, str]) -> str:
+    """The first file, by its path, that is not as the manifest has it; empty where there is none."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not _is_nobodys(path)}
+    del paths[MANIFEST]
+    for name in sorted(paths.keys() | files.keys()):
+        if name not in files:
+            return f"{name} was added"
+        if name not in paths:
+            return f"{name} is gone"
+        if paths[name].is_symlink() or not paths[name].is_file() or file_sha256(paths[name]) != files[name]:
+            return f"{name} was edited"
+    return ""
+
+
+def _is_nobodys(path: Path) -> bool:
+    """A folder, of which only the files count; or what Python and file managers leave wherever they pass."""
+    return (path.is_dir() and not path.is_symlink()) or path.name == ".DS_Store" or path.parent.name == "__pycache__"
+
+
+def _require_nothing_to_keep(target: Path, keep: Sequence[Path]) -> None:
+    for folder in (CHECKOUT, Path(os.path.expanduser("~")), Path.cwd(), *keep):
+        if folder.resolve().is_relative_to(target):
+            raise BundleError(f"{target} is not overwritten: it holds {folder}.", hint=_ELSEWHERE)
+    for folder in keep:
+        if target.is_relative_to(folder.resolve()):
+            raise BundleError(f"{target} is not overwritten: it is in {folder}.", hint=_ELSEWHERE)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -103,8 +159,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
-    ours = isinstance(manifest, dict) and isinstance(manifest.get("format"), int)
-    return manifest if ours and {"model", "files"} <= manifest.keys() and isinstance(manifest["model"], dict) else None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        return None
+    return manifest if all(isinstance(manifest.get(name), dict) for name in ("model", "files")) else None
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:
@@ -144,11 +201,11 @@ def _part_folder(target: Path) -> Iterator[Path]:
             part.mkdir()
             yield part
     finally:
-        shutil.rmtree(own, ignore_errors=True)
+        _remove(own)
 
 
 def _sweep(target: Path, prefix: str) -> None:
-    """A bundle that was about to be replaced gets its name back first."""
+    """What was about to be replaced gets its name back first."""
     for left in target.parent.glob(f"{prefix}*"):
         if not (left / LOCK_FILE).is_file():
             continue  # not made by us
@@ -156,16 +213,23 @@ def _sweep(target: Path, prefix: str) -> None:
             with only_run(left):
                 if (left / REPLACED).exists() and not target.exists():
                     (left / REPLACED).rename(target)
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
         except Busy:
             continue
 
 
-def _put_in_place(part: Path, target: Path, *, force: bool) -> None:
-    """Give the finished folder its name; the bundle before it goes only then, and comes back when that fails."""
-    check_target(target, force=force)
+def _remove(own: Path) -> None:
+    """The file by which `_sweep` knows the folder as ours goes last, should this be killed."""
+    for path in own.iterdir():
+        if path.name != LOCK_FILE:
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(own, ignore_errors=True)
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    """Give the finished folder its name; what had it before goes only then, and comes back when that fails."""
     replaced = part.parent / REPLACED
-    if read_manifest(target) is not None:
+    if target.exists():
         target.rename(replaced)
     try:
         part.rename(target)

@@ -20,6 +20,7 @@ from genai_lifecycle.flags import build_parser
 log = logging.getLogger("genai_lifecycle")
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
+_GATE = "gate.yaml says what is asked; --override-gate lets it pass, on record."
 SUMMARY_FILE = "last_run.json"  # below local_staging/: the whole result of --mode all, for programs
 
 
@@ -32,7 +33,7 @@ def _experiment(config: E2EConfig) -> None:
     if result.decision is not None and not result.decision.allowed:
         raise GateRefused(
             f"The gate refused {result.winner}: {'; '.join(result.decision.reasons)}.",
-            hint=f"{result.in_production} stays. gate.yaml says what is asked; --force overrides it, and is recorded.",
+            hint=f"{result.in_production} stays. {_GATE}",
         )
 
 
@@ -117,7 +118,7 @@ def _evaluate(config: E2EConfig) -> None:
     if result.decision is not None and not result.decision.allowed:
         raise GateRefused(
             f"The gate refused {result.evaluated[0].label}: {'; '.join(result.decision.reasons)}.",
-            hint="No alias was moved. gate.yaml says what is asked; --force overrides it, and is recorded.",
+            hint=f"No alias was moved. {_GATE}",
         )
 
 
@@ -163,6 +164,8 @@ def _monitor(config: E2EConfig) -> None:
 
 
 def _all(config: E2EConfig) -> None:
+    from genai_lifecycle.monitoring.whole_file import write_whole
+
     texts = {
         "experiment": life_text.of_experiment, "deploy": life_text.of_deployment, "test": life_text.of_report,
         "export": life_text.of_export,
@@ -174,8 +177,7 @@ def _all(config: E2EConfig) -> None:
 
     lifecycle = _opened(config)
     result = lifecycle.run_all(done)
-    config.staging_dir.mkdir(parents=True, exist_ok=True)
-    (config.staging_dir / SUMMARY_FILE).write_text(json.dumps(asdict(result), indent=2, default=str), "utf-8")
+    write_whole(config.staging_dir / SUMMARY_FILE, json.dumps(asdict(result), indent=2, default=str))
     _tell(life_text.of_summary(config, lifecycle.source, result))
 
 
@@ -233,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = E2EConfig.from_env(given)
         _prepare(config, given.get("verbose", False))
         _require_export_for_keys(config, given["mode"])
+        _require_places(config, given["mode"])
         with interruption.remembered():
             MODES[given["mode"]][0](config)
     except LifecycleError as exc:
@@ -261,6 +264,12 @@ def _require_export_for_keys(config: E2EConfig, mode: str) -> None:
             f"--s3-access-key and --s3-secret-key are for --mode export, not for {mode}.",
             hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with AWS_PROFILE.",
         )
+
+
+def _require_places(config: E2EConfig, mode: str) -> None:
+    from genai_lifecycle.places import require_writable
+
+    require_writable(config, mode)
 
 
 def _prepare(config: E2EConfig, verbose: bool) -> None:

@@ -84,7 +84,7 @@ class E2EConfig:
     start: bool = False  # serve: run the server instead of printing how
     model_uri: str | None = None  # export: models:/NAME/VERSION or models:/NAME@ALIAS; None = the champion
     output_dir: Path = DATA_ROOT / "exported_model"  # export: where the bundle is written
-    force: bool = False  # export: replace the bundle that is there
+    overwrite: bool = False  # export: also a bundle that was changed, or another folder; import-feedback: the case file
     wheels: bool = False  # export: with the wheels of the lock, for a build without internet
     url: str | None = None  # chat, verify: a running server; None = chat loads the version here
     prompt_action: str | None = None  # prompts: what to do; None = list
@@ -95,6 +95,7 @@ class E2EConfig:
     prompt_tags: tuple[str, ...] = ()  # prompts: KEY=VALUE, of the new version
     prompt_version: int | None = None  # prompts: of which version
     prompt_alias: str | None = None  # prompts: of which alias
+    even_in_production: bool = False  # prompts: delete what is in production too
     json: bool = False  # prompts, doctor: print JSON
     prompt: tuple[str, ...] = ()  # evaluate, rollback: NAME@ALIAS, NAME/VERSION or NAME; () = the model's own
     model_version: tuple[str, ...] = ()  # evaluate: numbers or aliases; () = the champion, else the candidate
@@ -102,6 +103,7 @@ class E2EConfig:
     label: str | None = None  # evaluate: a word to find the runs by; None = the case file's name
     promote: bool = False  # evaluate: the winner goes into production where the gate lets it
     gate: Path = _settings_file("gate.yaml")  # what a version must show before it may replace the one in use
+    override_gate: bool = False  # let it replace that one whatever the gate finds, and record it
     days: int = 7  # monitor, import-feedback --to-cases: how far back
     serving_experiment: str = "serving"  # monitor, import-feedback: where the servers' traces are
     limits: Path = _settings_file("monitor.yaml")  # monitor: the limits of a period
@@ -110,6 +112,7 @@ class E2EConfig:
     to_cases: Path | None = None  # import-feedback: the case file to write
     move_from: str | None = None  # relocate: where the artifacts were, a folder or s3://
     move_to: str | None = None  # relocate: where they are now
+    allow_missing: bool = False  # relocate: rewrite although models are not there
     older_than_days: int = 30  # clean: younger ones stay
     keep: int = 5  # clean: so many of each kind stay, however old
     apply: bool = False  # relocate, clean: do it instead of showing what would be done

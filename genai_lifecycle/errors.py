@@ -10,7 +10,7 @@ LifecycleError                exit 1
  |- UnsafeWeights             exit 8   a checkpoint that only a pickle loader could read
  |- CasesInvalid              exit 9   the case file is missing, empty or malformed
  |- PortTaken                 exit 10  another program listens where ours should
- |- StorageFailed             exit 11  the artifact root cannot be written
+ |- StorageFailed             exit 11  the artifact root, the scratch or the log folder cannot be written
  |- Busy                      exit 12  another run works on the same data directory
  |- ServerFailed              exit 13  a server did not become ready, crashed again and again, or does not answer
  |- ConversionFailed          exit 14  the converted model answers with other tokens than transformers
@@ -61,7 +61,7 @@ class BundleError(LifecycleError):
 
 
 class ExportDeclined(BundleError):
-    """Nothing is wrong, but no bundle is written: torch answers, or another bundle is in the way. `all` goes on."""
+    """Nothing is wrong, but no bundle is written: torch answers, and the image has none. `all` goes on."""
 
 
 class VerificationFailed(LifecycleError):
@@ -95,7 +95,7 @@ class PortTaken(LifecycleError):
 
 
 class StorageFailed(LifecycleError):
-    """The artifact root or the database folder is full, read-only or not reachable."""
+    """A folder that we write to (artifacts, database, scratch, logs) is full, read-only or not reachable."""
 
     exit_code = 11
 

@@ -23,6 +23,17 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message, hint=f"{start}{PROGRAM} --help shows every mode and flag.")
 
 
+class _ForceFlag(argparse.Action):
+    """`--force` meant different things in different modes; each has a flag of its own now."""
+
+    def __call__(self, *_) -> NoReturn:
+        raise ConfigError(
+            "There is no --force any more: it meant different things in different modes.",
+            hint="--overwrite replaces a changed bundle or a case file, --override-gate overrides gate.yaml, "
+            "--even-in-production deletes a prompt that is in use, --allow-missing relocates in spite of lost models.",
+        )
+
+
 def build_parser(modes: Mapping[str, str]) -> argparse.ArgumentParser:
     """Every flag, grouped by what it is for. A flag that is not given is absent from the result.
 
@@ -39,6 +50,7 @@ def build_parser(modes: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--mode", required=True, choices=list(modes), metavar="MODE", help=_help_of(modes))
     parser.add_argument("-v", "--verbose", action="store_true", help="show what MLflow and the libraries say too")
+    parser.add_argument("--force", action=_ForceFlag, nargs=0, help=argparse.SUPPRESS)
     _add_model_flags(parser.add_argument_group("model and cases (experiment, deploy, test, all)"))
     _add_store_flags(parser.add_argument_group("where things are kept (every mode)"))
     serving = parser.add_argument_group("serving (serve, chat, verify, ui)")
@@ -91,7 +103,11 @@ def _add_store_flags(group) -> None:
 def _add_bundle_flags(group) -> None:
     group.add_argument("--model-uri", help="models:/NAME/VERSION or models:/NAME@ALIAS; default: the champion")
     group.add_argument("--output-dir", type=Path, help="folder of the bundle (default: exported_model)")
-    group.add_argument("--force", action="store_true", help="replace the bundle; prompts, relocate: all the same")
+    group.add_argument(
+        "--overwrite", action="store_true",
+        help="replace also a bundle that was changed since it was written, or a folder that is none; "
+        "import-feedback: the case file",
+    )  # fmt: skip
     group.add_argument("--wheels", action="store_true", help="with every wheel, for building without internet")
     group.add_argument("--s3-access-key", help="export: key of the S3 store; AWS_ACCESS_KEY_ID is not seen by others")
     group.add_argument("--s3-secret-key", help="export: its secret key; better: AWS_SECRET_ACCESS_KEY")
@@ -100,8 +116,7 @@ def _add_bundle_flags(group) -> None:
 def _add_prompt_flags(group) -> None:
     group.add_argument(
         "prompt_action", nargs="?", metavar="ACTION",
-        help="list (default), show, create, update, diff, delete, alias, rollback or history; docs/prompts.md. "
-        "--force puts a version in production in spite of the gate, and deletes the one that is there",
+        help="list (default), show, create, update, diff, delete, alias, rollback or history; docs/prompts.md",
     )  # fmt: skip
     group.add_argument(
         "--name", dest="prompt_name", metavar="NAME", help="the prompt's name; every action but list needs it"
@@ -126,6 +141,10 @@ def _add_prompt_flags(group) -> None:
     group.add_argument(
         "--alias", dest="prompt_alias", metavar="ALIAS", help="show, diff, alias: for example production"
     )
+    group.add_argument(
+        "--even-in-production", action="store_true",
+        help="delete: what is in production too; servers then use the prompt frozen in their model",
+    )  # fmt: skip
     group.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
@@ -146,11 +165,18 @@ def _add_evaluation_flags(group) -> None:
     group.add_argument("--label", help="evaluate: a word to find the runs by (default: the case file's name)")
     group.add_argument("--promote", action="store_true", help="evaluate: the best prompt goes into production")
     group.add_argument("--gate", type=Path, metavar="FILE", help="what a new version must show (default: gate.yaml)")
+    group.add_argument(
+        "--override-gate", action="store_true",
+        help="experiment, test, evaluate, prompts, all: let the version pass whatever the gate finds; recorded",
+    )  # fmt: skip
 
 
 def _add_maintenance_flags(group) -> None:
     group.add_argument("--from", dest="move_from", metavar="OLD", help="relocate: where the artifacts were")
     group.add_argument("--to", dest="move_to", metavar="NEW", help="relocate: the folder or s3:// address they are at")
+    group.add_argument(
+        "--allow-missing", action="store_true", help="relocate: rewrite although some models are not at the new place"
+    )
     group.add_argument(
         "--older-than", dest="older_than_days", type=int, metavar="DAYS", help="clean: younger ones stay (default: 30)"
     )
@@ -173,5 +199,5 @@ def _add_monitoring_flags(group) -> None:
     )  # fmt: skip
     group.add_argument(
         "--to-cases", type=Path, metavar="FILE",
-        help="import-feedback: write the questions that people judged as cases for evaluate; --force replaces the file",
+        help="import-feedback: write the questions that people judged as cases for evaluate, into a new file",
     )  # fmt: skip

@@ -1,10 +1,12 @@
-"""What this machine offers: free disk space, who listens on a port, which versions are installed. Knows no MLflow."""
+"""What this machine offers: disk space, folders that can be written, ports, installed versions. Knows no MLflow."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -16,6 +18,17 @@ def free_bytes(folder: Path) -> tuple[int, int]:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder.stat().st_dev, shutil.disk_usage(folder).free
+
+
+def why_not_writable(folder: Path) -> str:
+    """What keeps us from making a file in `folder`, which may have to be made first; empty where nothing does."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as exc:
+        return f"{folder}: {exc.strerror}"
 
 
 def listener(port: int) -> str:

@@ -10,16 +10,20 @@ from pathlib import Path
 
 from genai_lifecycle.errors import Busy
 from genai_lifecycle.lock import only_run
+from genai_lifecycle.tracking.seam import storage_failed
 
 PREFIX = "scratch-"
 
 
 @contextmanager
 def scratch_folder(staging_dir: Path, stage: str) -> Iterator[Path]:
-    """An empty folder below `staging_dir`, removed at the end. Raises OSError when it cannot be made."""
-    staging_dir.mkdir(parents=True, exist_ok=True)
-    _sweep(staging_dir)
-    own = Path(tempfile.mkdtemp(dir=staging_dir, prefix=f"{PREFIX}{stage}-"))
+    """An empty folder below `staging_dir`, removed at the end. Raises StorageFailed when it cannot be made."""
+    try:
+        staging_dir.mkdir(parents=True, exist_ok=True)
+        _sweep(staging_dir)
+        own = Path(tempfile.mkdtemp(dir=staging_dir, prefix=f"{PREFIX}{stage}-"))
+    except OSError as exc:
+        raise storage_failed(exc, "LIFECYCLE_STAGING_DIR") from exc
     try:
         with only_run(own):
             files = own / "files"

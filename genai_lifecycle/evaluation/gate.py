@@ -77,21 +77,21 @@ def _require_number(path: Path, subject: str, name: str, value: Any) -> None:
 
 
 def decide(
-    policy: Policy, candidate: Evidence | None, former: Evidence | None, *, seed: int = 0, force: bool = False
+    policy: Policy, candidate: Evidence | None, former: Evidence | None, *, seed: int = 0, override: bool = False
 ) -> Decision:
     """Whether the candidate may take the place of the former version.
 
     Args:
         candidate: None when nothing is known about it, which is a refusal.
         former: the version in use; None when there is none to compare with.
-        force: let it pass whatever the findings, and record that.
+        override: let it pass whatever the findings, and record that.
     """
     if policy.mode == "off":
-        return Decision(True, True, policy.mode, force, ("the gate is off",))
+        return Decision(True, True, policy.mode, override, ("the gate is off",))
     findings = sorted(_findings(policy, candidate, former, seed), key=lambda found: found[0])  # what is wrong first
     passed = all(good for good, _ in findings)
     reasons = tuple(text for _, text in findings)
-    return Decision(passed or force or policy.mode == "dry-run", passed, policy.mode, force, reasons)
+    return Decision(passed or override or policy.mode == "dry-run", passed, policy.mode, override, reasons)
 
 
 def _findings(policy: Policy, candidate: Evidence | None, former: Evidence | None, seed: int) -> list[tuple[bool, str]]:

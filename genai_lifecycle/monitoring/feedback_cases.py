@@ -60,10 +60,10 @@ def _expected(request: ServedRequest) -> str:
     return usable[-1] if usable else ""
 
 
-def require_free(path: Path, force: bool) -> None:
+def require_free(path: Path, *, overwrite: bool) -> None:
     """Raises ConfigError where a file would be replaced that nobody said may be."""
-    if path.exists() and not force:
-        raise ConfigError(f"{path} is there already.", hint="Name another file with --to-cases, or add --force.")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} is there already.", hint="Name another file with --to-cases, or add --overwrite.")
 
 
 def write_cases(path: Path, found: CasesFound) -> None:

@@ -1,4 +1,4 @@
-"""Which version of a prompt is in production: past the gate, by force, or back to the one before.
+"""Which version of a prompt is in production: past the gate, in spite of it, or back to the one before.
 
 `previous` is the version that `production` pointed at before; it moves first, so that a process killed between the
 two leaves a production that was right.
@@ -37,7 +37,7 @@ def promote(
     version: StoredVersion,
     gate: Gate,
     *,
-    force: bool = False,
+    override: bool = False,
     former: StoredVersion | None = None,
 ) -> Decision:
     """Ask the gate, tag the version with what it said, and move `production` where it may.
@@ -46,7 +46,7 @@ def promote(
         former: the version whose place it takes; None = the prompt's own in production.
     """
     former = former or in_production(prompt)
-    decision = _decided(version, former, gate, force)
+    decision = _decided(version, former, gate, override)
     registry.tag_version(version.name, version.version, decision.tags())
     if decision.allowed:
         move(prompt, version.version, GATE if decision.passed else FORCED, former)
@@ -54,7 +54,7 @@ def promote(
 
 
 def put_in_production(
-    winner: PromptRef, live: Sequence[PromptRef], gate: Gate, *, force: bool = False
+    winner: PromptRef, live: Sequence[PromptRef], gate: Gate, *, override: bool = False
 ) -> tuple[PromptRef, Decision | None]:
     """Of prompts that share one place, as an experiment's templates do, the winner goes there past the gate.
 
@@ -71,7 +71,7 @@ def put_in_production(
     if winner.version is None:
         return winner, None
     is_there = str(winner) in map(str, live)
-    decision = None if is_there else _in_place_of(winner, live, gate, force)
+    decision = None if is_there else _in_place_of(winner, live, gate, override)
     stays = winner if decision is None or decision.allowed else _best(live, gate)
     for prompt in live:
         if prompt.name != stays.name:
@@ -79,13 +79,13 @@ def put_in_production(
     return stays, decision
 
 
-def _in_place_of(winner: PromptRef, live: Sequence[PromptRef], gate: Gate, force: bool) -> Decision:
+def _in_place_of(winner: PromptRef, live: Sequence[PromptRef], gate: Gate, override: bool) -> Decision:
     stored = registry.require(winner.name)
     version = registry.version_of(stored, winner.version)
     if live:
         best = _best(live, gate)
         former = registry.version_of(registry.require(best.name), best.version)
-        return promote(stored, version, gate, force=force, former=former)
+        return promote(stored, version, gate, override=override, former=former)
     decision = Decision(True, True, gate.policy.mode, False, ("nothing was in production before",))
     registry.tag_version(version.name, version.version, decision.tags())
     move(stored, version.version, CREATED)
@@ -103,16 +103,16 @@ def _best(live: Sequence[PromptRef], gate: Gate) -> PromptRef:
     return max(live, key=mean)
 
 
-def _decided(version: StoredVersion, former: StoredVersion | None, gate: Gate, force: bool) -> Decision:
+def _decided(version: StoredVersion, former: StoredVersion | None, gate: Gate, override: bool) -> Decision:
     """The gate's decision; a version that wants other variables than its callers send fails whatever its scores."""
     before = gate.evidence_of(str(former)) if former else None
     if former is not None and before is None:
         before = Evidence(str(former), "")  # not evaluated: the gate says so
-    decision = decide(gate.policy, gate.evidence_of(str(version)), before, seed=gate.seed, force=force)
+    decision = decide(gate.policy, gate.evidence_of(str(version)), before, seed=gate.seed, override=override)
     differs = mismatch(version.template, former.template) if former else ""
     if not differs:
         return decision
-    return replace(decision, allowed=force, passed=False, reasons=(*decision.reasons, differs))
+    return replace(decision, allowed=override, passed=False, reasons=(*decision.reasons, differs))
 
 
 def evaluate_flags(prompt: StoredPrompt, number: int) -> list[str]:

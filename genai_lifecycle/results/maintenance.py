@@ -24,7 +24,7 @@ class Relocation:
     columns: tuple[MovedColumn, ...]
     changed: int  # addresses
     backup: str | None  # the copy of the database from before
-    missing: tuple[str, ...]  # models that are not at the new place; only with --force
+    missing: tuple[str, ...]  # models that are not at the new place; only with --allow-missing
 
 
 @dataclass(frozen=True)

@@ -71,12 +71,12 @@ class Decision:
     allowed: bool  # whether the alias may move
     passed: bool  # whether the findings alone would let it
     mode: str  # of the gate: on | dry-run | off
-    forced: bool
+    forced: bool  # whether it was told to let the version pass, by --override-gate
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
         word = "passed" if self.passed else "refused"
-        how = "" if self.passed == self.allowed else " (forced)" if self.forced else f" ({self.mode})"
+        how = "" if self.passed == self.allowed else " (overridden)" if self.forced else f" ({self.mode})"
         return f"{word}{how}: {'; '.join(self.reasons)}"
 
     def tags(self) -> dict[str, str]:

@@ -379,6 +379,7 @@ def _promote(
     evidence = {str(item.evaluated.prompt): item.evidence for item in done
                 if item.evaluated.model_version == best.evaluated.model_version}  # fmt: skip
     gate = promotion.Gate(load_policy(config.gate, "prompt"), evidence.get, config.seed)
-    decision = promotion.promote(stored, registry.version_of(stored, prompt.version), gate, force=config.force)
+    version = registry.version_of(stored, prompt.version)
+    decision = promotion.promote(stored, version, gate, override=config.override_gate)
     evaluations.attach_decision(run_id, {"subject": str(prompt), **asdict(decision)})
     return decision, prompt if decision.allowed else next(iter(registry.in_production([prompt.name])), None)

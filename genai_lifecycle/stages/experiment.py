@@ -82,7 +82,7 @@ def run_experiment(config: E2EConfig, source: ModelSource, store: Store) -> Expe
         result = _conclude(config, store, run_id, done, live, cases)
     evidence = {str(item.score.prompt): _evidence(item, identity["cases_sha256"]) for item in done}
     gate = promotion.Gate(policy, evidence.get, config.seed)
-    stays, decision = promotion.put_in_production(result.winner, live, gate, force=config.force)
+    stays, decision = promotion.put_in_production(result.winner, live, gate, override=config.override_gate)
     if decision is not None:
         evaluations.attach_decision(run_id, {"subject": str(result.winner), **asdict(decision)})
     return replace(result, decision=decision, in_production=stays)

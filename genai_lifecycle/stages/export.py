@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from genai_lifecycle import bundle, mlmodel, packaging
+from genai_lifecycle import bundle, mlmodel, packaging, places
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import BundleError, ExportDeclined
 from genai_lifecycle.fingerprint import artifacts_sha256, file_sha256
@@ -45,11 +45,11 @@ def export_model(config: E2EConfig, store: Store) -> ExportResult:
     Raises:
         NotFound: no such version or alias, or its files are gone.
         TrackingUnavailable: the store of its files does not answer.
-        ExportDeclined: torch answers in it, or another bundle is in the way.
-        BundleError: it must not be exported, or cannot be written.
+        ExportDeclined: torch answers in it.
+        BundleError: it must not be exported, or cannot be written where it shall be.
     """
     version, alias = model_registry.named(config.registered_model_name, config.model_uri)
-    bundle.check_target(config.output_dir, force=config.force)
+    places.require_bundle_place(config)
     log.info("Exporting %s version %s.", version.name, version.version)
     with bundle.told_as_bundle_errors(config.staging_dir), scratch_folder(config.staging_dir, "export") as scratch:
         with _s3_environment(config):
@@ -57,7 +57,10 @@ def export_model(config: E2EConfig, store: Store) -> ExportResult:
             model = model_registry.download(version, scratch)
         check_model(model, version)
         identity = _identity(model, version, alias) | {"changed_from_registry": _forget_the_machine(model, version)}
-        manifest = bundle.write(model, config.output_dir, identity, force=config.force, wheels=config.wheels)
+        manifest = bundle.write(
+            model, config.output_dir, identity,
+            overwrite=config.overwrite, keep=places.kept(config), wheels=config.wheels,
+        )  # fmt: skip
     return _result(config.output_dir.resolve(), manifest)
 
 

@@ -52,12 +52,12 @@ def import_feedback(config: E2EConfig, store: Store) -> FeedbackImport:
 
     Raises:
         StorageFailed: the ledger cannot be read, or the case file not be written.
-        ConfigError: the case file is there already, and `config.force` is off.
+        ConfigError: the case file is there already, and `config.overwrite` is off.
         Busy: another process imports feedback with the same staging folder.
         TrackingUnavailable: the store stopped answering; what was attached stays, and is not attached again.
     """
     if config.to_cases:
-        feedback_cases.require_free(config.to_cases, config.force)
+        feedback_cases.require_free(config.to_cases, overwrite=config.overwrite)
     with only_run(config.staging_dir / FOLDER):
         is_usual = config.feedback_file == FEEDBACK_FILE
         content = read_ledger(config.feedback_file, FORMER_FEEDBACK_FILE if is_usual else None)

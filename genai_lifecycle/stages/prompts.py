@@ -35,7 +35,8 @@ class PromptsWish:
     tags: Mapping[str, str] = field(default_factory=dict)
     version: int | None = None
     alias: str | None = None
-    force: bool = False
+    override_gate: bool = False
+    even_in_production: bool = False  # delete
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
@@ -85,7 +86,8 @@ def wish_of(config: E2EConfig) -> PromptsWish:
         tags={key: value for key, _, value in tags},
         version=config.prompt_version,
         alias=config.prompt_alias,
-        force=config.force,
+        override_gate=config.override_gate,
+        even_in_production=config.even_in_production,
     )
 
 
@@ -108,7 +110,7 @@ def run_prompts(wish: PromptsWish, gate: Callable[[], Gate]) -> PromptsResult:
 
     Raises:
         NotFound: no such prompt, version, alias or former version.
-        ConfigError: the name is taken, or the version is in production and `force` was not given.
+        ConfigError: the name is taken, or the version is in production and `even_in_production` was not given.
         GateRefused: the gate refused to move `production` by `alias`.
         TrackingUnavailable: MLflow does not answer, or keeps no prompts.
     """
@@ -191,7 +193,7 @@ def _create(wish: PromptsWish, _) -> PromptsResult:
 
 
 def _update(wish: PromptsWish, gate: Callable[[], Gate]) -> PromptsResult:
-    """A new version where the template is new; `production` moves past the gate, or by force."""
+    """A new version where the template is new; `production` moves past the gate, or in spite of it."""
     prompt = registry.require(wish.name)
     opened = gate()  # a gate file that is wrong stops this before anything is registered
     newest = registry.version_of(prompt, prompt.latest) if prompt.latest is not None else None
@@ -207,7 +209,7 @@ def _promoted(wish: PromptsWish, number: int, made: str, gate: Gate) -> PromptsR
     prompt = registry.require(wish.name)
     if prompt.aliases.get(PRODUCTION) == number:
         return _result(wish, number, f"{made}; it is in production.")
-    decision = promotion.promote(prompt, registry.version_of(prompt, number), gate, force=wish.force)
+    decision = promotion.promote(prompt, registry.version_of(prompt, number), gate, override=wish.override_gate)
     stays = prompt.aliases.get(PRODUCTION)
     where = (
         "it is in production" if decision.allowed else f"production stays at {f'version {stays}' if stays else 'none'}"
@@ -228,21 +230,22 @@ def _alias(wish: PromptsWish, gate: Callable[[], Gate]) -> PromptsResult:
         flags = " ".join(promotion.evaluate_flags(prompt, version.version))
         raise GateRefused(
             f"{version} does not go into production: {'; '.join(result.decision.reasons)}.",
-            hint=f"Measure again: --mode evaluate {flags} --cases FILE. --force overrides the gate, and is recorded.",
+            hint=f"Measure again: --mode evaluate {flags} --cases FILE. --override-gate lets it pass, on record.",
         )
     return replace(result, message=f"{version} is in production.")
 
 
 def _delete(wish: PromptsWish, _) -> PromptsResult:
-    """One version, or the prompt with all of them; never what is in production without `force`."""
+    """One version, or the prompt with all of them; what is in production only with `even_in_production`."""
     prompt = registry.require(wish.name)
     live = prompt.aliases.get(PRODUCTION)
     if wish.version is not None:
         registry.version_of(prompt, wish.version)
-    if live is not None and wish.version in (None, live) and not wish.force:
+    if live is not None and wish.version in (None, live) and not wish.even_in_production:
         raise ConfigError(
             f"{wish.name}/{live} is in production.",
-            hint="Put another version there first, or say --force: servers then use the prompt frozen in their model.",
+            hint="Put another version there first, or add --even-in-production: servers then use the prompt frozen in "
+            "their model.",
         )
     if wish.version is None:
         registry.delete(wish.name)

@@ -39,7 +39,7 @@ def relocate(config: E2EConfig) -> Relocation:
         backup = locations.back_up(config.database_uri) if config.apply and _finds_any(config, forms) else None
         with locations.opened(config.database_uri) as database:
             columns = database.below(forms)
-            missing = _missing(database.of_models(forms), force=config.force)
+            missing = _missing(database.of_models(forms), allowed=config.allow_missing)
             changed = database.rewrite(forms) if config.apply else 0
     return Relocation(old[0], new, tuple(columns), changed, str(backup) if backup else None, tuple(missing))
 
@@ -47,7 +47,7 @@ def relocate(config: E2EConfig) -> Relocation:
 def _finds_any(config: E2EConfig, forms: Sequence[Prefix]) -> bool:
     """A look first, so that a command which has nothing to do, or is refused, leaves no copy of the database."""
     with locations.opened(config.database_uri) as database:
-        _missing(database.of_models(forms), force=config.force)
+        _missing(database.of_models(forms), allowed=config.allow_missing)
         return bool(database.below(forms))
 
 
@@ -104,13 +104,13 @@ def _require_place(config: E2EConfig, new: str) -> None:
         )
 
 
-def _missing(addresses: Sequence[str], *, force: bool) -> list[str]:
-    """The models that are not at their new address; raises NotFound for them unless `force`."""
+def _missing(addresses: Sequence[str], *, allowed: bool) -> list[str]:
+    """The models that are not at their new address; raises NotFound for them unless they may be missing."""
     missing = [address for address in addresses if not locations.has_model(address)]
-    if missing and not force:
+    if missing and not allowed:
         raise NotFound(
             f"{len(missing)} of {len(addresses)} models are not at the new place, for example {missing[0]}.",
-            hint="Move all files first, and check --from and --to; --force rewrites all the same. Nothing was changed.",
+            hint="Nothing was changed. Move all files first, check --from and --to; --allow-missing goes on without.",
         )
     return missing
 

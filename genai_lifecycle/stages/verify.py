@@ -58,7 +58,7 @@ def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
         _log_report(folder, candidate, checks, observed, evidence)
         _require_passed(candidate, checks, run_id)
         former = _champions_evidence(folder, candidate, store, cases)
-    decision = decide(policy, evidence, former, seed=config.seed, force=config.force)
+    decision = decide(policy, evidence, former, seed=config.seed, override=config.override_gate)
     return _promote(candidate, checks, run_id, observed, decision)
 
 
@@ -179,7 +179,7 @@ def _promote(
     if not decision.allowed:
         raise GateRefused(
             f"Version {candidate.version} works, but the gate refused it: {'; '.join(decision.reasons)}.",
-            hint="No alias was moved. gate.yaml says what is asked; --force overrides it and is recorded; "
+            hint="No alias was moved. gate.yaml says what is asked; --override-gate lets it pass, on record; "
             "another --registered-model-name keeps both.",
         )
     champion, previous = model_registry.promote(candidate)

@@ -88,10 +88,14 @@ def s3_problem(exc: BaseException) -> StorageFailed | None:
 _SPACE_HINT = "Free some space or make the folder writable, or choose another one with --data-dir."
 
 
-def storage_failed(cause: OSError) -> StorageFailed:
-    """For a write that failed for lack of space or permission; names the path when it is known."""
+def storage_failed(cause: OSError, setting: str = "--data-dir") -> StorageFailed:
+    """For a write that failed for lack of space or permission; names the path when it is known.
+
+    Args:
+        setting: what names the folder.
+    """
     where = f" {cause.filename}" if cause.filename else ""
-    return StorageFailed(f"Cannot write{where}: {cause.strerror}.", hint=_SPACE_HINT)
+    return StorageFailed(f"Cannot write{where}: {cause.strerror}.", hint=_SPACE_HINT.replace("--data-dir", setting))
 
 
 def _gone() -> TrackingUnavailable:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ import pytest
 from conftest import REPO
 
 from genai_lifecycle import bundle
-from genai_lifecycle.errors import BundleError, ExportDeclined
+from genai_lifecycle.errors import BundleError
+from genai_lifecycle.lock import LOCK_FILE
 
 IDENTITY = {"model": {"name": "m", "version": "3", "alias": None, "uri": "models:/m/3"}, "image": "m:3"}
 PACKAGE = {
@@ -64,6 +66,13 @@ def write(tmp_path, described):
     def call(target: Path = tmp_path / "out", **flags):
         folder = make_model(tmp_path / f"model{len(list(tmp_path.iterdir()))}")
         return bundle.write(folder, target, IDENTITY, **flags)
+
+    return call
+
+
+def raising(error: Exception):
+    def call(*given):
+        raise error
 
     return call
 
@@ -167,37 +176,99 @@ def test_an_empty_folder_and_a_missing_one_are_filled(write, tmp_path):
 
 def test_a_file_in_the_way(write, tmp_path):
     (tmp_path / "out").write_text("mine")
-    for force in (False, True):
+    for overwrite in (False, True):
         with pytest.raises(BundleError) as error:
-            write(force=force)
+            write(overwrite=overwrite)
         assert_told(error, "out is a file")
     assert (tmp_path / "out").read_text() == "mine"
 
 
-@pytest.mark.parametrize("manifest", [None, "{", "[]", '{"format": 1}', '{"format": 1, "model": 1, "files": {}}'])
-def test_a_folder_of_somebody_else_is_never_replaced(write, tmp_path, manifest):
+NO_MANIFESTS = ["{", "[]", '{"format": 1}', '{"format": 1, "model": 1, "files": {}}', '{"model": {}, "files": {}}',
+                '{"format": 1, "model": {}, "files": []}']  # fmt: skip
+
+
+@pytest.mark.parametrize("manifest", [None, *NO_MANIFESTS])
+def test_a_folder_of_somebody_else_is_replaced_only_where_that_is_said(write, tmp_path, manifest):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     if manifest:
         (tmp_path / "out" / "manifest.json").write_text(manifest)
-    for force in (False, True):
-        with pytest.raises(BundleError) as error:
-            write(force=force)
-        assert_told(error, "is not empty, and what is in it is no bundle")
-        assert not isinstance(error.value, ExportDeclined)
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
-
-
-def test_another_bundle_goes_only_with_force(write, tmp_path):
-    write()
-    (tmp_path / "out" / "added.txt").write_text("by the operator")
-    before = tree(tmp_path / "out")
-    with pytest.raises(ExportDeclined) as error:
+    with pytest.raises(BundleError) as error:
         write()
-    assert_told(error, r"holds a bundle already \(m version 3\)")
+    assert_told(error, f"is not empty, and what is in it is no bundle: {'manifest.json' if manifest else 'thesis.txt'}")
+    assert "--overwrite" in error.value.hint
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+    write(overwrite=True)
+    assert "thesis.txt" not in tree(tmp_path / "out") and "run.sh" in tree(tmp_path / "out")
+
+
+def test_a_bundle_as_it_was_written_is_replaced_without_a_word(write, tmp_path):
+    write()
+    written = tree(tmp_path / "out")
+    (tmp_path / "out" / "serving" / "__pycache__").mkdir()
+    (tmp_path / "out" / "serving" / "__pycache__" / "app.pyc").write_bytes(b"by a server that ran here")
+    (tmp_path / "out" / ".DS_Store").write_bytes(b"by a file manager that looked in")
+    write()
+    again = tree(tmp_path / "out")
+    del written["manifest.json"], again["manifest.json"]  # it has the time
+    assert again == written
+    assert [path.name for path in tmp_path.glob(".out.part-*")] == []
+
+
+def _link(folder: Path) -> None:
+    (folder / "run.sh").rename(folder.parent / "run.sh")
+    (folder / "run.sh").symlink_to(folder.parent / "run.sh")
+
+
+CHANGES = {
+    ".env was added": lambda folder: (folder / ".env").write_text("API_KEYS=secret"),
+    "Dockerfile was edited": lambda folder: (folder / "Dockerfile").write_text("FROM scratch\nUSER 0\n"),
+    "model/MLmodel is gone": lambda folder: (folder / "model" / "MLmodel").unlink(),
+    "run.sh was edited": _link,
+    "notes was added": lambda folder: (folder / "notes").symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_bundle_that_was_changed_stays_unless_it_is_said_otherwise(write, tmp_path, change):
+    write()
+    CHANGES[change](tmp_path / "out")
+    before = tree(tmp_path / "out")
+    with pytest.raises(BundleError) as error:
+        write()
+    assert_told(error, rf"bundle in .*out \(m version 3\) was changed since it was written: {change}\.")
+    assert "--overwrite" in error.value.hint and "--output-dir" in error.value.hint
     assert tree(tmp_path / "out") == before
-    write(force=True)
-    assert "added.txt" not in tree(tmp_path / "out")
+    write(overwrite=True)
+    bundle.check_target(tmp_path / "out")
+
+
+def test_a_bundle_that_is_changed_while_the_new_one_is_made_stays(write, tmp_path, monkeypatch):
+    write()
+    monkeypatch.setattr(bundle, "_set_modes", lambda part: (tmp_path / "out" / ".env").write_text("PORT=9"))
+    with pytest.raises(BundleError, match=".env was added"):
+        write()
+    assert (tmp_path / "out" / ".env").read_text() == "PORT=9"
+
+
+def test_what_is_needed_elsewhere_is_not_overwritten(write, tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    (place / "artifacts" / "1").mkdir(parents=True)
+    (place / "artifacts" / "1" / "weights").write_text("registered")
+    for target in (place, place / "artifacts", place / "artifacts" / "1"):
+        with pytest.raises(BundleError) as error:
+            write(target, overwrite=True, keep=[place / "artifacts"])
+        assert_told(error, "is not overwritten: it (holds|is in) .*artifacts")
+    with pytest.raises(BundleError, match=f"it holds {REPO}"):
+        write(REPO, overwrite=True)
+    monkeypatch.setenv("HOME", str(place / "artifacts"))
+    with pytest.raises(BundleError, match="it holds .*artifacts"):
+        write(place, overwrite=True)
+    monkeypatch.delenv("HOME")
+    monkeypatch.chdir(place)
+    with pytest.raises(BundleError, match="it holds .*place"):
+        write(Path(), overwrite=True)
+    assert (place / "artifacts" / "1" / "weights").exists()
 
 
 def test_inside_the_folders_that_are_copied(write):
@@ -210,7 +281,7 @@ def test_a_place_that_cannot_be_written(write, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BundleError) as error:
         write(tmp_path / "file" / "out")
-    assert_told(error, "cannot be written: .*: Not a directory|cannot be written: .*: File exists")
+    assert_told(error, f"No bundle can be written to {tmp_path}/file/out: {tmp_path}/file: Not a directory")
 
 
 def test_too_little_space(tmp_path, monkeypatch):
@@ -237,7 +308,7 @@ if moment == "second rename":
     Path.rename = lambda self, to: kill() if done else done.append(rename(self, to))
 else:
     setattr(bundle, moment, kill)
-bundle.write(Path(model), Path(target), {"model": {"name": "m", "version": "4"}}, force=True)
+bundle.write(Path(model), Path(target), {"model": {"name": "m", "version": "4"}})
 """
 
 
@@ -257,7 +328,7 @@ def test_kill_9_leaves_a_temporary_folder_that_the_next_export_sweeps(write, pac
     left = killed_at(moment, package, target)
     assert tree(target) == before
     assert len(left) == 1 and left[0].startswith(".out.part-")
-    write(target, force=True)
+    write(target)
     assert [path.name for path in target.parent.iterdir()] == ["out"]
 
 
@@ -267,10 +338,37 @@ def test_kill_9_while_one_bundle_takes_the_place_of_another_keeps_the_one_before
     before = tree(target)
     killed_at("second rename", package, target)
     assert not target.exists()
-    with pytest.raises(ExportDeclined, match="holds a bundle already"):
-        write(target)
-    assert tree(target) == before
+    with pytest.raises(BundleError, match="no Dockerfile"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bundle, "_copy_package", raising(BundleError("no Dockerfile")))
+            write(target)
+    assert tree(target) == before, "it has its name again, also where the next export fails"
+    killed_at("second rename", package, target)
+    manifest = write(target)
+    assert json.loads((target / "manifest.json").read_text("utf-8")) == manifest
     assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+def test_kill_9_while_the_one_before_is_removed_leaves_a_folder_that_the_next_export_sweeps(write, package, tmp_path):
+    target = tmp_path / "place" / "out"
+    write(target)
+    left = killed_at("_remove", package, target)
+    assert json.loads((target / "manifest.json").read_text("utf-8"))["model"]["version"] == "4"
+    assert len(left) == 1
+    write(target)
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_removed_is_known_as_ours_until_the_last(tmp_path, monkeypatch):
+    """A kill may come after any file."""
+    own = tmp_path / ".out.part-1"
+    for name in ("replaced", "a", "z"):
+        (own / name).mkdir(parents=True)
+    (own / LOCK_FILE).write_text("1")
+    seen, remove = [], shutil.rmtree
+    monkeypatch.setattr(bundle.shutil, "rmtree", lambda path, **how: (seen.append(path), remove(path, **how)))
+    bundle._remove(own)
+    assert not own.exists() and seen[-1] == own and {path.name for path in seen[:-1]} == {"replaced", "a", "z"}
 
 
 def test_what_others_keep_beside_it_is_not_swept(write, tmp_path):
@@ -300,7 +398,7 @@ def test_the_bundle_before_comes_back_when_the_last_step_fails(write, tmp_path, 
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(BundleError) as error:
-        write(force=True)
+        write()
     assert_told(error, "out: No space left on device")
     assert tree(tmp_path / "out") == before
     assert not list(tmp_path.glob(".out.part-*"))

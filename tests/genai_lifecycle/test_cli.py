@@ -43,6 +43,14 @@ def test_an_unknown_mode_or_flag(run):
     assert_told(run("--mode", "all", "--seed", "x"), 2, "invalid int value: 'x'")
 
 
+def test_the_former_force_names_the_flags_that_took_its_place(run):
+    for given in (("--mode", "export", "--force"), ("--mode", "prompts", "delete", "--name", "x", "--force")):
+        told = run(*given)
+        assert_told(told, 2, "There is no --force any more")
+        for flag in ("--overwrite", "--override-gate", "--even-in-production", "--allow-missing"):
+            assert flag in told[2]
+
+
 def test_a_model_that_does_not_exist_or_is_none(run, tmp_path):
     assert_told(run("--mode", "experiment", "--model", "./nowhere"), 7, "no model folder './nowhere'")
     assert_told(run("--mode", "experiment", "--model", str(tmp_path)), 7, "no config.json")

@@ -38,11 +38,11 @@ def test_the_export_comes_last(lifecycle):
 
 
 def test_an_export_that_is_declined_is_told_and_no_failure(lifecycle, monkeypatch):
-    declined = ExportDeclined("Another bundle is there.", hint="Use --force.")
+    declined = ExportDeclined("It answers with torch.", hint="Serve it.")
     monkeypatch.setattr(lifecycle, "export", raising(declined))
     result = lifecycle.run_all()
     assert result.export is None and result.report == "test"
-    assert result.export_declined == "Another bundle is there.\n  -> Use --force."
+    assert result.export_declined == "It answers with torch.\n  -> Serve it."
 
 
 def test_an_export_that_fails_is_a_failure(lifecycle, monkeypatch):

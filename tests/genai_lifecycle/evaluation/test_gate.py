@@ -57,12 +57,12 @@ def test_nothing_known_or_other_cases_is_a_refusal():
     assert decide(Policy(), evidence(0), None).allowed, "the first version has nothing to be compared with"
 
 
-def test_modes_and_force():
+def test_modes_and_an_override():
     worse = evidence(-0.2)
     dry, off = decide(Policy(mode="dry-run"), worse, FORMER), decide(Policy(mode="off"), worse, FORMER)
     assert (dry.allowed, dry.passed, str(dry)[:17]) == (True, False, "refused (dry-run)")
     assert (off.allowed, off.reasons) == (True, ("the gate is off",))
-    forced = decide(Policy(), worse, FORMER, force=True)
+    forced = decide(Policy(), worse, FORMER, override=True)
     assert (forced.allowed, forced.passed, forced.tags()["gate.forced"]) == (True, False, "true")
 
 

@@ -40,8 +40,8 @@ def test_the_evaluation_reads_the_file(tmp_path):
 
 def test_a_file_is_replaced_only_on_request(tmp_path):
     path = tmp_path / "cases.jsonl"
-    require_free(path, force=False)
+    require_free(path, overwrite=False)
     write_cases(path, CasesFound(({"question": "a"},), {}))
     with pytest.raises(ConfigError, match="is there already"):
-        require_free(path, force=False)
-    require_free(path, force=True)
+        require_free(path, overwrite=False)
+    require_free(path, overwrite=True)

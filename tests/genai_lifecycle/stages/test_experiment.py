@@ -223,7 +223,7 @@ def test_the_gate_decides_whether_the_winner_takes_the_place_of_another_prompt(n
     said = mlflow.artifacts.load_dict(f"runs:/{refused.run_id}/verdict.json")
     assert (said["subject"], said["allowed"]) == ("qa-expert/1", False)
 
-    forced = run_experiment(dataclasses.replace(config, force=True), life.source, life.store)
+    forced = run_experiment(dataclasses.replace(config, override_gate=True), life.source, life.store)
     assert production_aliases() == {"qa-expert": 1} and forced.in_production == forced.winner
     stored = registry.version_of(registry.require("qa-expert"), 1)
     assert stored.tags["gate.forced"] == "true" and stored.tags["production.former"] == "qa-simple/1"

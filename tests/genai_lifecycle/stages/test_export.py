@@ -17,7 +17,7 @@ import pytest
 
 from genai_lifecycle import bundle, packaging
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.errors import BundleError, ExportDeclined, NotFound, TrackingUnavailable
+from genai_lifecycle.errors import BundleError, ExportDeclined, NotFound, StorageFailed, TrackingUnavailable
 from genai_lifecycle.fingerprint import artifacts_sha256
 from genai_lifecycle.results import ExportResult
 from genai_lifecycle.stages import export as stage
@@ -132,19 +132,41 @@ def test_by_alias_and_the_champion_by_default(version, registry):
     assert_refused(default, "No version of 'My_Model.v2' is champion yet", NotFound)
     client.set_registered_model_alias(registry.registered_model_name, "champion", number)
     try:
-        assert (export(default).version, export(replace(default, force=True)).alias) == (number, "champion")
-        by_alias = replace(config, model_uri="models:/My_Model.v2@champion", force=True)
+        assert (export(default).version, export(default).alias) == (number, "champion")
+        by_alias = replace(config, model_uri="models:/My_Model.v2@champion")
         assert export(by_alias).version == number
     finally:
         client.delete_registered_model_alias(registry.registered_model_name, "champion")
 
 
-def test_without_force_the_bundle_that_is_there_stays_and_nothing_is_fetched(version, monkeypatch):
+def test_another_versions_bundle_takes_the_place_of_the_one_before(version):
+    export(version())
+    newer = version()
+    export(newer)
+    manifest = json.loads((newer.output_dir / "manifest.json").read_text("utf-8"))
+    assert manifest["model"]["uri"] == newer.model_uri
+
+
+def test_a_bundle_that_was_changed_stays_and_nothing_is_fetched(version, monkeypatch):
     config = version()
     export(config)
-    monkeypatch.setattr(model_registry, "download", lambda *given: pytest.fail("fetched"))
-    with pytest.raises(ExportDeclined, match="holds a bundle already"):
-        export(version())
+    (config.output_dir / ".env").write_text("API_KEYS=secret")
+    with monkeypatch.context() as patch:
+        patch.setattr(model_registry, "download", lambda *given: pytest.fail("fetched"))
+        with pytest.raises(BundleError, match=r"\.env was added"):
+            export(version())
+    export(replace(version(), overwrite=True))
+    assert not (config.output_dir / ".env").exists()
+
+
+def test_nothing_of_the_store_is_overwritten(version):
+    config = version()
+    for place in (Path(config.data_dir), config.staging_dir, Path(config.data_dir).parent):
+        place.mkdir(exist_ok=True)
+        (place / "kept").write_text("")
+        with pytest.raises(BundleError, match="is not overwritten"):
+            export(replace(config, output_dir=place, overwrite=True))
+        assert (place / "kept").exists()
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -187,8 +209,9 @@ def test_too_little_space_is_told_before_anything_is_fetched(version, monkeypatc
 def test_a_staging_folder_that_cannot_be_made(version, tmp_path):
     (tmp_path / "file").write_text("")
     config = replace(version(), staging_dir=tmp_path / "file" / "staging")
-    with pytest.raises(BundleError, match="cannot be written"):
+    with pytest.raises(StorageFailed, match="Cannot write .*file/staging: Not a directory") as error:
         export(config)
+    assert "LIFECYCLE_STAGING_DIR" in error.value.hint
 
 
 # --- versions that must not be exported -----------------------------------------------------------

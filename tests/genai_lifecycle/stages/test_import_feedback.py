@@ -212,7 +212,7 @@ def test_feedback_becomes_cases_that_the_evaluation_reads(servers, capsys):
     assert "1 judged requests gave no case: the question is part of a conversation" in said and "2 cases in" in said
     with pytest.raises(ConfigError, match="is there already"):
         servers.run(to_cases=target)
-    assert servers.run(to_cases=target, force=True).cases == 2  # those imported before as well
+    assert servers.run(to_cases=target, overwrite=True).cases == 2  # those imported before as well
 
 
 def test_without_traces_and_without_a_ledger_nothing_happens(servers, tmp_path):

@@ -146,13 +146,13 @@ def test_past_the_gate_it_goes_into_production_and_back(name):
     assert aliases(name) == {PRODUCTION: 2, PREVIOUS: 1}
 
 
-def test_a_worse_one_is_refused_and_force_is_recorded(name):
+def test_a_worse_one_is_refused_and_an_override_is_recorded(name):
     act("create", name, template=FIRST)
     assert not act("update", name, gate(v1=GOOD, v2=BAD), template=SECOND).decision.allowed
     with pytest.raises(GateRefused, match="worse than"):
         act("alias", name, gate(v1=GOOD, v2=BAD), alias=PRODUCTION, version=2)
     assert aliases(name) == {PRODUCTION: 1}
-    act("alias", name, gate(v1=GOOD, v2=BAD), alias=PRODUCTION, version=2, force=True)
+    act("alias", name, gate(v1=GOOD, v2=BAD), alias=PRODUCTION, version=2, override_gate=True)
     assert aliases(name) == {PRODUCTION: 2, PREVIOUS: 1}
     assert (tags(name, 2)["gate.decision"], tags(name, 2)["gate.forced"]) == ("refused", "true")
     assert tags(name, 2)[promotion.HOW] == promotion.FORCED
@@ -173,7 +173,7 @@ def test_other_variables_than_callers_send_are_refused_by_name(name):
     assert not result.decision.allowed and result.decision.reasons[-1].endswith("unknown topic; missing question")
 
 
-def put(winner: PromptRef, *live: PromptRef, force: bool = False, **scores: tuple[float, ...]):
+def put(winner: PromptRef, *live: PromptRef, override: bool = False, **scores: tuple[float, ...]):
     """As an experiment does it; the scores are those of NAME, without its version."""
     known = {name.replace("_", "-"): found for name, found in scores.items()}
 
@@ -181,7 +181,7 @@ def put(winner: PromptRef, *live: PromptRef, force: bool = False, **scores: tupl
         found = known.get(subject.rpartition("/")[0].rpartition(".")[2])
         return Evidence(subject, "cases", {"token_f1": found}) if found else None
 
-    return promotion.put_in_production(winner, live, Gate(Policy(), evidence_of), force=force)
+    return promotion.put_in_production(winner, live, Gate(Policy(), evidence_of), override=override)
 
 
 def test_the_first_winner_of_all_passes(name):
@@ -201,13 +201,13 @@ def test_the_winner_takes_the_place_of_another_prompt_past_the_gate(name):
     assert tags(good.name, 1)[promotion.FORMER] == str(bad) and tags(good.name, 1)[promotion.HOW] == promotion.GATE
 
 
-def test_a_winner_that_the_gate_refuses_takes_nobodys_place_but_by_force(name):
+def test_a_winner_that_the_gate_refuses_takes_nobodys_place_unless_the_gate_is_overridden(name):
     good, bad = registry.register_all({f"{name}.good": FIRST, f"{name}.bad": SECOND}, "templates")
     put(good)
     stays, decision = put(bad, good, good=GOOD, bad=BAD)
     assert stays == good and not decision.allowed and tags(bad.name, 1)["gate.decision"] == "refused"
     assert (aliases(good.name), aliases(bad.name)) == ({PRODUCTION: 1}, {})
-    stays, decision = put(bad, good, good=GOOD, bad=BAD, force=True)
+    stays, decision = put(bad, good, good=GOOD, bad=BAD, override=True)
     assert stays == bad and tags(bad.name, 1)["gate.forced"] == "true"
     assert (aliases(good.name), aliases(bad.name)) == ({}, {PRODUCTION: 1})
 
@@ -232,16 +232,16 @@ def test_a_new_version_that_wins_remembers_the_one_before(name):
 
 def test_an_experiment_takes_what_is_in_production_in_the_place_of_its_own_template(name):
     (own,) = registry.register_all({name: FIRST}, "template")
-    act("update", name, template=SECOND, force=True)
+    act("update", name, template=SECOND, override_gate=True)
     assert registry.register_all({name: FIRST}, "template") == [PromptRef(name, 2, SECOND)]
-    act("alias", name, alias=PRODUCTION, version=1, force=True)
+    act("alias", name, alias=PRODUCTION, version=1, override_gate=True)
     assert registry.register_all({name: FIRST}, "template") == [own]
     assert [v.version for v in act("history", name).versions] == [2, 1]
 
 
 def test_an_experiment_leaves_alone_what_it_cannot_ask_with(name):
     (own,) = registry.register_all({name: FIRST}, "template")
-    act("update", name, template="{{topic}}", force=True)
+    act("update", name, template="{{topic}}", override_gate=True)
     assert registry.register_all({name: FIRST}, "template") == [own]
 
 
@@ -249,7 +249,7 @@ def test_a_prompt_that_the_model_cannot_fill_is_not_deployed(name, config):
     act("create", "qa-simple", template="{{topic}}")
     with pytest.raises(ConfigError, match="has to be its one variable"):
         prompt_in_production(config, open_store(config))
-    act("delete", "qa-simple", force=True)
+    act("delete", "qa-simple", even_in_production=True)
 
 
 def test_without_a_former_version_there_is_no_way_back(name):
@@ -268,7 +268,7 @@ def test_the_prompt_whose_place_was_taken_is_named(name):
     assert "took the place of qa-expert/1" in caught.value.hint
     assert "--name qa-expert --version 1" in caught.value.hint
     for prompt in ("qa-expert", "qa-simple"):
-        act("delete", prompt, force=True)
+        act("delete", prompt, even_in_production=True)
 
 
 def test_of_two_in_production_the_model_gets_the_last_one(name, config):
@@ -279,13 +279,13 @@ def test_of_two_in_production_the_model_gets_the_last_one(name, config):
     act("alias", "qa-simple", alias=PRODUCTION, version=1)  # it is there already; now it is the last one
     assert prompt_in_production(config, open_store(config)).name == "qa-simple"
     for prompt in ("qa-expert", "qa-simple"):
-        act("delete", prompt, force=True)
+        act("delete", prompt, even_in_production=True)
 
 
 # --- deleting -------------------------------------------------------------------------------------
 
 
-def test_what_is_in_production_is_deleted_by_force_only(name):
+def test_what_is_in_production_is_deleted_only_when_it_is_said_so(name):
     act("create", name, template=FIRST)
     act("update", name, template=SECOND)
     for version in (1, None):
@@ -293,7 +293,7 @@ def test_what_is_in_production_is_deleted_by_force_only(name):
             act("delete", name, version=version)
     act("delete", name, version=2)
     assert [v.version for v in act("history", name).versions] == [1]
-    act("delete", name, force=True)
+    act("delete", name, even_in_production=True)
     assert registry.find(name) is None
 
 
@@ -347,7 +347,9 @@ def test_the_command_line_from_a_file_to_json(config, name, tmp_path: Path, caps
     file = tmp_path / "template.txt"
     file.write_text(f"{FIRST}\n", "utf-8")
     assert run(config, "create", "--name", name, "--template-file", str(file), "--tag", "a=b=c") == 0
-    assert run(config, "update", "--name", name, "--template", SECOND, "--commit-message", "why", "--force") == 0
+    assert (
+        run(config, "update", "--name", name, "--template", SECOND, "--commit-message", "why", "--override-gate") == 0
+    )
     capsys.readouterr()
     assert run(config, "show", "--name", name, "--json") == 0
     (version,) = json.loads(capsys.readouterr().out)["versions"]

@@ -117,9 +117,9 @@ def test_it_refuses_when_the_files_are_not_at_the_new_place(moved, tmp_path):
     assert content(moved) == before and not backups(moved)
 
 
-def test_force_rewrites_all_the_same_and_says_what_is_missing(moved, tmp_path):
+def test_what_is_missing_may_be_left_behind_and_says_what_is_missing(moved, tmp_path):
     (tmp_path / "empty").mkdir()
-    result = relocate(replace(moved, move_to=str(tmp_path / "empty"), apply=True, force=True))
+    result = relocate(replace(moved, move_to=str(tmp_path / "empty"), apply=True, allow_missing=True))
     with sqlite3.connect(locations.sqlite_file(moved.database_uri)) as database:
         (models,) = database.execute("SELECT count(*) FROM logged_models").fetchone()  # of every test of the life
     assert result.changed and len(result.missing) == models > 0

@@ -177,7 +177,7 @@ def test_there_is_nothing_to_test_before_deploy(store, make_config):
 # --- the gate -------------------------------------------------------------------------------------
 
 
-def test_a_version_that_works_but_answers_worse_is_refused_and_force_is_recorded(life, report, experimented, tmp_path):
+def test_a_version_that_works_but_answers_worse_is_refused_and_an_override_is_recorded(life, report, experimented, tmp_path):
     (tmp_path / "gate.yaml").write_text("model: {mode: on}\n")
     config = dataclasses.replace(life.config, gate=tmp_path / "gate.yaml", engine="torch")
     worse = next(score.prompt for score in experimented.scores if score.prompt.name == "qa-simple")
@@ -185,7 +185,7 @@ def test_a_version_that_works_but_answers_worse_is_refused_and_force_is_recorded
     before = aliases(life)
     with pytest.raises(GateRefused, match=f"Version {made.version} works, .* worse than version") as refused:
         verify_candidate(config, life.store)
-    assert refused.value.exit_code == 16 and "--force" in refused.value.hint
+    assert refused.value.exit_code == 16 and "--override-gate" in refused.value.hint
     assert aliases(life) == before
     tags = version_tags(life, made.version)
     assert (tags["lifecycle.test"], tags["gate.decision"], tags["gate.forced"]) == ("passed", "refused", "false")
@@ -193,7 +193,7 @@ def test_a_version_that_works_but_answers_worse_is_refused_and_force_is_recorded
     verdict = mlflow.artifacts.load_dict(f"runs:/{tags['lifecycle.test_run']}/verdict.json")
     assert verdict["subject"] == f"version {made.version}" and verdict["allowed"] is False
 
-    forced = verify_candidate(dataclasses.replace(config, force=True), life.store)
+    forced = verify_candidate(dataclasses.replace(config, override_gate=True), life.store)
     assert (forced.champion, forced.decision.forced) == (made.version, True)
     assert version_tags(life, made.version)["gate.forced"] == "true"
     model_registry.swap_champion(life.config.registered_model_name)
