@@ -17,7 +17,6 @@ from genai_lifecycle.results import Decision
 from genai_lifecycle.yaml_file import read_yaml
 
 MODES = ("on", "dry-run", "off")
-SUBJECTS = ("prompt", "model")
 CONFIDENCE = 0.95
 VERDICT_FILE = "verdict.json"
 _HINT = "The file gate.yaml of this checkout shows every key; docs/evaluation.md explains them."
@@ -25,13 +24,24 @@ _HINT = "The file gate.yaml of this checkout shows every key; docs/evaluation.md
 
 @dataclass(frozen=True)
 class Policy:
-    """What gate.yaml asks of one kind of version."""
+    """What gate.yaml asks of a version."""
 
     mode: str = "on"
     metric: str = "token_f1"  # higher is better
     threshold: float = 0.0  # in the metric's unit; the mean must reach it
     margin: float = 0.05  # in the metric's unit, 0 or more: so much worse than the former version is still no loss
     latency_ms: float = 30_000.0  # of the median answer
+
+
+@dataclass(frozen=True)
+class ModelPolicy(Policy):
+    """What it asks of a model version: also that it answers at all, whatever the answers are worth."""
+
+    answered_rate: float = 0.5  # share of the questions that must get an answer, 0 to 1 (`scorers.answered`)
+
+
+POLICIES = {"prompt": Policy, "model": ModelPolicy}
+ANSWERED = "answered"  # among the scores of a model version: 1 where a case got an answer
 
 
 @dataclass(frozen=True)
@@ -47,25 +57,25 @@ class Evidence:
 def load_policy(path: Path, subject: str) -> Policy:
     """The policy for `subject` ("prompt" or "model"). Raises ConfigError naming the file and what is wrong in it."""
     content = read_yaml(path, _HINT)
-    if not isinstance(content, dict) or set(content) - set(SUBJECTS):
-        raise ConfigError(f"The gate file {path} may have the keys {' and '.join(SUBJECTS)} only.", hint=_HINT)
+    if not isinstance(content, dict) or set(content) - set(POLICIES):
+        raise ConfigError(f"The gate file {path} may have the keys {' and '.join(POLICIES)} only.", hint=_HINT)
     return _policy(path, subject, content.get(subject) or {})
 
 
 def _policy(path: Path, subject: str, given: Any) -> Policy:
-    names = [item.name for item in fields(Policy)]
+    names = [item.name for item in fields(POLICIES[subject])]
     unknown = sorted(set(given) - set(names)) if isinstance(given, dict) else [given]
     if unknown:
         raise ConfigError(f"{path}, {subject}: {unknown[0]!r} is unknown.", hint=f"Use {', '.join(names)}.")
     values = dict(given)
     if isinstance(values.get("mode"), bool):  # YAML reads a bare `on` as true
         values["mode"] = "on" if values["mode"] else "off"
-    policy = Policy(**values)
+    policy = POLICIES[subject](**values)
     if policy.mode not in MODES:
         raise ConfigError(f"{path}, {subject}: mode is {policy.mode!r}.", hint=f"Use one of {', '.join(MODES)}.")
     if not isinstance(policy.metric, str):
         raise ConfigError(f"{path}, {subject}: metric is {policy.metric!r}.", hint="Use the name of a score.")
-    for name in ("threshold", "margin", "latency_ms"):
+    for name in names[2:]:  # those after mode and metric are numbers
         _require_number(path, subject, name, getattr(policy, name))
     return policy
 
@@ -74,6 +84,8 @@ def _require_number(path: Path, subject: str, name: str, value: Any) -> None:
     right = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
     if not right or (name != "threshold" and value < 0):
         raise ConfigError(f"{path}, {subject}: {name} is {value!r}.", hint="Use a number, 0 or more.")
+    if name == "answered_rate" and value > 1:
+        raise ConfigError(f"{path}, {subject}: {name} is {value!r}.", hint="Use a share, 0 to 1.")
 
 
 def decide(
@@ -102,6 +114,8 @@ def _findings(policy: Policy, candidate: Evidence | None, former: Evidence | Non
     if not scores:
         return [(False, f"its evaluation has no {policy.metric}")]
     found = [_threshold(policy, scores), _latency(policy, candidate)]
+    if isinstance(policy, ModelPolicy):
+        found.append(_answers(policy, candidate))
     return [*found, _against(policy, scores, former, candidate, seed)] if former is not None else found
 
 
@@ -109,6 +123,17 @@ def _threshold(policy: Policy, scores: tuple[float, ...]) -> tuple[bool, str]:
     mean = sum(scores) / len(scores)
     good = mean >= policy.threshold
     return good, f"{policy.metric} {mean:.3f} is {'at least' if good else 'below'} {policy.threshold:g}"
+
+
+def _answers(policy: ModelPolicy, candidate: Evidence) -> tuple[bool, str]:
+    answered = candidate.scores.get(ANSWERED, ())
+    rate = sum(answered) / len(answered) if answered else 0.0
+    good = rate >= policy.answered_rate
+    counts = f"{sum(answered):.0f} of {len(answered)} questions got an answer"
+    if good:
+        return good, f"{counts}: {rate:.2f} is at least {policy.answered_rate:g}"
+    others = "the others nothing, one token over and over, or a piece before the time was up"
+    return good, f"{counts}, {others}: {rate:.2f} is below {policy.answered_rate:g}"
 
 
 def _latency(policy: Policy, candidate: Evidence) -> tuple[bool, str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WORD = re.compile(r"\w+")
+STUTTER_TOKENS = 8  # a shorter answer may well be "ha ha ha"
 
 
 def words(text: str) -> list[str]:
@@ -70,6 +73,21 @@ def repetition(answer: str, size: int = 3) -> float:
 def succeeded(answer: str, finish_reason: str) -> bool:
     """An answer counts as a success when there is text, it was not cut off by a deadline, and it does not loop."""
     return bool(answer.strip()) and finish_reason in ("stop", "length") and repetition(answer) < 0.5
+
+
+def answered(answer: str, finish_reason: str, token_ids: Sequence[int]) -> bool:
+    """Whether there is an answer at all, good or bad: text, which the model itself ended or which filled its length,
+    and which is not one token over and over. Phrases that loop, as an untuned GPT-2's do, are an answer."""
+    return bool(answer.strip()) and finish_reason in ("stop", "length") and not _stutters(token_ids)
+
+
+def _stutters(token_ids: Sequence[int]) -> bool:
+    """Whether three quarters of the tokens repeat the one right before them.
+
+    Random weights do so in 80 to 100 %, since GPT-2's output layer is its input embedding; trained ones in about none.
+    """
+    repeated = sum(before == after for before, after in pairwise(token_ids))
+    return len(token_ids) >= STUTTER_TOKENS and repeated > 0.75 * (len(token_ids) - 1)
 
 
 AGAINST_REFERENCE = {"token_f1": token_f1, "rouge_l": rouge_l, "exact_match": exact_match}  # each 0 to 1

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import GateRefused, VerificationFailed
 from genai_lifecycle.evaluation.cases import Case, cases_sha256, load_cases
-from genai_lifecycle.evaluation.gate import Evidence, decide, load_policy
-from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE
+from genai_lifecycle.evaluation.gate import ANSWERED, Evidence, decide, load_policy
+from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE, answered
 from genai_lifecycle.results import Check, Decision, VerificationReport
 from genai_lifecycle.scratch import scratch_folder
 from genai_lifecycle.tracking import evaluations, model_registry, runs
@@ -119,7 +120,9 @@ def _log_report(
         evaluations.write_scores(report, evidence)
     runs.log_folder(report)
     latencies = {"load_s": observed["load_s"], "probe_compute_s": observed["compute_s"]} if "load_s" in observed else {}
-    runs.log_results({"version": candidate.version}, {"checks_passed": passed, "checks": len(checks)} | latencies)
+    rates = {"answered_rate": fmean(evidence.scores[ANSWERED])} if evidence is not None else {}
+    metrics = {"checks_passed": passed, "checks": len(checks)} | latencies | rates
+    runs.log_results({"version": candidate.version}, metrics)
 
 
 def _require_passed(candidate: ModelVersion, checks: Sequence[Check], run_id: str) -> None:
@@ -150,6 +153,9 @@ def _evidence(version: ModelVersion, observed: Mapping[str, Any], cases: Sequenc
         name: tuple(score(text, case.reference) for text, case in zip(texts, cases, strict=True))
         for name, score in AGAINST_REFERENCE.items()
     }
+    scores[ANSWERED] = tuple(
+        float(answered(answer["answer"], answer["finish_reason"], answer["token_ids"])) for answer in answers
+    )
     latencies = tuple(item["seconds"] * 1000 for item in observed["golden"])  # each asked alone
     return Evidence(f"version {version.version}", cases_sha256(cases), scores, latencies)
 
@@ -179,8 +185,8 @@ def _promote(
     if not decision.allowed:
         raise GateRefused(
             f"Version {candidate.version} works, but the gate refused it: {'; '.join(decision.reasons)}.",
-            hint="No alias was moved. gate.yaml says what is asked; --override-gate lets it pass, on record; "
-            "another --registered-model-name keeps both.",
+            hint="No alias was moved. gate.yaml says what is asked. Under another --registered-model-name a version is "
+            "compared with no champion; --override-gate lets this one pass, on record.",
         )
     champion, previous = model_registry.promote(candidate)
     return VerificationReport(

@@ -18,9 +18,9 @@ from conftest import make_cases
 
 
 @pytest.fixture(scope="module")
-def life(tmp_path_factory, tiny_gpt2):
-    """Runs modes in processes of their own on one store."""
-    return Life(tmp_path_factory.mktemp("life"), tiny_gpt2)
+def life(tmp_path_factory, lessons_gpt2):
+    """Runs modes in processes of their own on one store, with a model that passes the gate."""
+    return Life(tmp_path_factory.mktemp("life"), lessons_gpt2)
 
 
 class Life:

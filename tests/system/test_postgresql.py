@@ -81,7 +81,7 @@ def test_experiment_and_deploy_leave_runs_traces_prompts_and_a_version(life):
 
 
 def test_the_other_modes_work_on_it_too(life):
-    tested = life.run("test")
+    tested = life.run("test", "--override-gate")  # random weights say nothing
     assert tested.returncode in (0, 6), tested.stderr  # a tiny model may answer too badly; that is no matter here
     plan = life.run("serve")
     assert plan.returncode == 0 and f"models:/{NAME}@" in plan.stdout, plan.stderr

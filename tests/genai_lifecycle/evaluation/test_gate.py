@@ -7,7 +7,7 @@ import pytest
 from conftest import REPO
 
 from genai_lifecycle.errors import ConfigError
-from genai_lifecycle.evaluation.gate import Evidence, Policy, decide, load_policy
+from genai_lifecycle.evaluation.gate import ANSWERED, Evidence, ModelPolicy, Policy, decide, load_policy
 
 RNG = np.random.default_rng(3)
 HARD = RNG.beta(4, 3, 60)
@@ -48,6 +48,20 @@ def test_the_threshold_and_the_latency():
     assert not slow.allowed and "median answer in 50 ms, more than 49 ms" in str(slow)
 
 
+def answering(*answered: float) -> Evidence:
+    return Evidence("version 1", "c", {"token_f1": (0.0,) * len(answered), ANSWERED: answered}, (50.0,))
+
+
+def test_a_model_that_says_nothing_is_refused_also_as_the_first():
+    silent, half = decide(ModelPolicy(), answering(0, 0, 1), None), decide(ModelPolicy(), answering(1, 0), None)
+    assert not silent.allowed and "1 of 3 questions got an answer, the others nothing, one token" in str(silent)
+    assert "0.33 is below 0.5" in silent.tags()["gate.reasons"]
+    assert half.passed and "1 of 2 questions got an answer: 0.50 is at least 0.5" in str(half)
+    assert not decide(ModelPolicy(), evidence(0.1), None).allowed, "a model of which nobody knows whether it answers"
+    assert decide(ModelPolicy(answered_rate=0), answering(0, 0), None).passed
+    assert decide(ModelPolicy(), answering(0, 0), None, override=True).allowed
+
+
 def test_nothing_known_or_other_cases_is_a_refusal():
     assert decide(Policy(), None, FORMER).reasons == ("it was not evaluated",)
     assert "has no bleu" in str(decide(Policy(metric="bleu"), evidence(0), FORMER))
@@ -64,18 +78,19 @@ def test_modes_and_an_override():
     assert (off.allowed, off.reasons) == (True, ("the gate is off",))
     forced = decide(Policy(), worse, FORMER, override=True)
     assert (forced.allowed, forced.passed, forced.tags()["gate.forced"]) == (True, False, "true")
+    assert str(forced).startswith("refused (overridden): ")
 
 
 def test_the_file_of_this_checkout():
     assert load_policy(REPO / "gate.yaml", "prompt") == Policy()
-    assert load_policy(REPO / "gate.yaml", "model") == Policy(mode="dry-run")
+    assert load_policy(REPO / "gate.yaml", "model") == ModelPolicy(mode="on", answered_rate=0.5)
 
 
 @pytest.mark.parametrize(("word", "mode"), [("on", "on"), ("off", "off"), ("dry-run", "dry-run"), ("'on'", "on")])
 def test_yaml_reads_on_and_off_as_truth_values(tmp_path, word, mode):
     (tmp_path / "g.yaml").write_text(f"prompt: {{mode: {word}, margin: 0.1}}\n")
     assert load_policy(tmp_path / "g.yaml", "prompt") == Policy(mode=mode, margin=0.1)
-    assert load_policy(tmp_path / "g.yaml", "model") == Policy()
+    assert load_policy(tmp_path / "g.yaml", "model") == ModelPolicy()
 
 
 BAD = {
@@ -83,11 +98,20 @@ BAD = {
     "prompt: {margin: -1}": "margin is -1",
     "prompt: {threshold: high}": "threshold is 'high'",
     "prompt: {metrik: f1}": "'metrik' is unknown",
+    "prompt: {answered_rate: 0.5}": "'answered_rate' is unknown",
     "prompt: [1]": "is unknown",
     "promt: {}": "prompt and model only",
     "prompt: {": "is no YAML",
     "- 1": "prompt and model only",
 }
+
+
+@pytest.mark.parametrize(("rate", "hint"), [("-0.1", "a number, 0 or more"), ("some", "a number"), ("50", "0 to 1")])
+def test_a_wrong_share_of_answers(tmp_path, rate, hint):
+    (tmp_path / "g.yaml").write_text(f"model: {{answered_rate: {rate}}}\n")
+    with pytest.raises(ConfigError, match="model: answered_rate is") as error:
+        load_policy(tmp_path / "g.yaml", "model")
+    assert hint in error.value.hint
 
 
 @pytest.mark.parametrize("content", BAD)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genai_lifecycle.evaluation.scorers import repetition, succeeded, token_f1, words
+from genai_lifecycle.evaluation.scorers import answered, repetition, succeeded, token_f1, words
 
 
 def test_words_are_normalised_as_squad_does():
@@ -50,3 +50,25 @@ def test_success_is_text_that_ended_by_itself_and_does_not_loop():
     assert not succeeded(" \n", "stop")
     assert not succeeded("An answer", "timeout") and not succeeded("An answer", "cancelled")
     assert not succeeded("go go go go go", "length")
+
+
+LOOP = [8, 9, 10, 11, 12] * 19  # a phrase of five tokens, over and over
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "tokens", "expected"),
+    [
+        ("Yes", "stop", [1], True),
+        ("I don't know. I don't know. I don't", "length", LOOP, True),  # as an untuned GPT-2 says
+        ("ha ha ha ha", "stop", [7, 7, 7, 7], True),
+        ("a  b  c", "length", [1, 5, 5, 2, 5, 5, 3, 5, 5, 4], True),  # indented code: spaces in a row
+        ("", "stop", [], False),
+        (" \n\n", "length", [3, 4, 3, 4, 3, 4, 3, 4], False),
+        ("cut off by a deadline", "timeout", [1, 2, 3], False),
+        ("cut off by its caller", "cancelled", [1, 2, 3], False),
+        ("per per per", "length", [5] * 96, False),
+        ("tots random per per per", "length", [1, 1, 2, 2, *[5] * 92], False),  # as random weights say
+    ],
+)
+def test_an_answer_is_text_that_was_not_cut_off_and_is_not_one_token_over_and_over(answer, reason, tokens, expected):
+    assert answered(answer, reason, tokens) is expected

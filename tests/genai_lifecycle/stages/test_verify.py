@@ -99,7 +99,7 @@ def test_the_report_is_an_artifact_of_the_tests_run(life, report, tmp_path):
     assert text.count("| passed |") == 16
     metrics = mlflow.get_run(run_id).data.metrics
     assert metrics["checks_passed"] == metrics["checks"] == 16
-    assert metrics["load_s"] > 0
+    assert metrics["load_s"] > 0 and metrics["answered_rate"] == 1
 
 
 # --- versions that must not be promoted -----------------------------------------------------------
@@ -177,15 +177,15 @@ def test_there_is_nothing_to_test_before_deploy(store, make_config):
 # --- the gate -------------------------------------------------------------------------------------
 
 
-def test_a_version_that_works_but_answers_worse_is_refused_and_an_override_is_recorded(life, report, experimented, tmp_path):
-    (tmp_path / "gate.yaml").write_text("model: {mode: on}\n")
-    config = dataclasses.replace(life.config, gate=tmp_path / "gate.yaml", engine="torch")
+def test_a_version_that_works_but_answers_worse_is_refused_and_an_override_is_recorded(life, report, experimented):
+    config = dataclasses.replace(life.config, engine="torch")
     worse = next(score.prompt for score in experimented.scores if score.prompt.name == "qa-simple")
     made = deploy_model(config, life.source, life.store, worse, {})
     before = aliases(life)
     with pytest.raises(GateRefused, match=f"Version {made.version} works, .* worse than version") as refused:
         verify_candidate(config, life.store)
-    assert refused.value.exit_code == 16 and "--override-gate" in refused.value.hint
+    assert refused.value.exit_code == 16
+    assert all(way in refused.value.hint for way in ("--registered-model-name", "--override-gate", "gate.yaml"))
     assert aliases(life) == before
     tags = version_tags(life, made.version)
     assert (tags["lifecycle.test"], tags["gate.decision"], tags["gate.forced"]) == ("passed", "refused", "false")
