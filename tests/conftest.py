@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 REPO = Path(__file__).resolve().parents[1]
+STORES_WITHOUT_ADDRESS = ("mlflow.db", "mlruns", "mlartifacts")  # made by MLflow where nobody named a store
+
+NOT_FROM_OUTSIDE = (
+    "MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD", "MLFLOW_EXPERIMENT_NAME", "TRACE_EXPERIMENT", "CHAT_URL", "OPENAI_API_KEY",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,11 +40,29 @@ def isolated(tmp_path_factory, monkeypatch) -> None:
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "OPENAI_API_KEY"):
+    for name in NOT_FROM_OUTSIDE:
         monkeypatch.delenv(name, raising=False)
     for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_S3_", "MLFLOW_BOTO_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # else a missing key is looked for in the network
+
+
+def stores_in(folder: Path) -> set[tuple[str, int]]:
+    """MLflow's stores without an address there, each with the time of its last change."""
+    paths = [folder / name for name in STORES_WITHOUT_ADDRESS]
+    return {(path.name, path.stat().st_mtime_ns) for path in paths if path.exists()}
+
+
+_known_stores = stores_in(REPO)  # a developer's own stay, and are no test's fault
+
+
+@pytest.fixture(autouse=True)
+def no_store_in_the_checkout(isolated) -> Iterator[None]:
+    """Fails the test after which MLflow has a store in the checkout's root (with two workers: it, or its neighbour)."""
+    yield
+    new = stores_in(REPO) - _known_stores
+    _known_stores.update(new)
+    assert not new, f"MLflow was used without an address and wrote {', '.join(name for name, _ in new)} into {REPO}"
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,8 @@ class History:
 
         name = f"{prompt.partition('/')[0]}-eval"
         found = mlflow.get_experiment_by_name(name)
-        place = found.experiment_id if found else mlflow.MlflowClient().create_experiment(name)
+        root = f"{self.config.data_dir}/{name}"
+        place = found.experiment_id if found else mlflow.create_experiment(name, artifact_location=root)
         own = replace(self.store, experiment_id=place)
         made = replace(self, store=own).run("evaluate", days, prompt=prompt, model_name=model, model_version=version)
         mlflow.start_span_no_context("answer", experiment_id=place, metadata={"mlflow.sourceRun": made}).end()
