@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from genai_server.filters import equals
 from genai_server.logs import Fault
 
 log = logging.getLogger(__name__)
@@ -119,10 +120,9 @@ def put(entry: Entry, experiment_name: str) -> bool:
     experiment = client.get_experiment_by_name(experiment_name)
     if experiment is None:
         return False
-    where = f"tags.request_id = '{_quotable(entry.request_id)}'"
-    traces = client.search_traces(
-        locations=[experiment.experiment_id], filter_string=where, max_results=1, include_spans=False
-    )
+    where = equals("tags.request_id", entry.request_id)
+    found = client.search_traces(locations=[experiment.experiment_id], filter_string=where, include_spans=False)
+    traces = [trace for trace in found if trace.info.tags.get("request_id") == entry.request_id]
     if not traces:
         return False
     if not any(_is_same(entry, there) for there in traces[0].info.assessments):
@@ -138,8 +138,3 @@ def _is_same(entry: Entry, there: Any) -> bool:
     """The caller, or a call that MLflow answered too late, said it before."""
     said = (there.name, there.value, there.rationale, there.source.source_id)
     return said == (entry.name, entry.value, entry.comment, entry.source)
-
-
-def _quotable(request_id: str) -> str:
-    """MLflow's filter has no escape for a quote; our own ids have none, and another id is not found."""
-    return request_id.replace("'", "")

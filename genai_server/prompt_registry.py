@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
 from genai_server.errors import BadQuestion, Conflict, RegistryDown, UnknownPrompt
+from genai_server.filters import equals
 
 PRODUCTION, PREVIOUS = "production", "previous"
 SINCE, FORMER, HOW, DECISION = "production.since", "production.former", "production.how", "gate.decision"
@@ -70,16 +71,17 @@ class PromptRegistry:
 
     def get(self, name: str) -> StoredPrompt:
         """One prompt. Raises UnknownPrompt."""
-        found = self._search(f"name = '{name}' AND {_IS_PROMPT}")
-        if not found:
+        found = self._named(name)
+        if found is None:
             raise UnknownPrompt(f"There is no prompt {name!r}.", "GET /prompts names those there are.")
-        return found[0]
+        return found
 
     def versions(self, prompt: StoredPrompt) -> list[StoredVersion]:
         """Its versions, newest first."""
         with in_our_words():
-            pages = _pages(self._client().search_model_versions, f"name = '{prompt.name}' AND {_IS_PROMPT}")
-            found = [_version(version, prompt.aliases) for version in pages]
+            wanted = f"{equals('name', prompt.name)} AND {_IS_PROMPT}"
+            pages = _pages(self._client().search_model_versions, wanted)
+            found = [_version(version, prompt.aliases) for version in pages if version.name == prompt.name]
         return sorted(found, key=lambda version: version.version, reverse=True)
 
     def find(self, name: str, version: int | None = None, alias: str | None = None) -> StoredVersion:
@@ -95,6 +97,10 @@ class PromptRegistry:
                 return stored
         raise UnknownPrompt(f"There is no version {number} of {name!r}.", f"The newest is {prompt.newest}.")
 
+    def _named(self, name: str) -> StoredPrompt | None:
+        found = self._search(f"{equals('name', name)} AND {_IS_PROMPT}")
+        return next((prompt for prompt in found if prompt.name == name), None)
+
     def _search(self, wanted: str) -> list[StoredPrompt]:
         with in_our_words():
             return [_prompt(found) for found in _pages(self._client().search_registered_models, wanted)]
@@ -108,7 +114,7 @@ class PromptRegistry:
 
     def create(self, name: str, template: str, commit_message: str, tags: Mapping[str, str]) -> StoredVersion:
         """Version 1, in production. Raises Conflict where the name is taken."""
-        if any(prompt.newest for prompt in self._search(f"name = '{name}' AND {_IS_PROMPT}")):
+        if (there := self._named(name)) and there.newest:
             raise Conflict(
                 f"There is a prompt {name!r} already.", f"POST /prompts/{name}/versions makes a new version."
             )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from genai_lifecycle.errors import NotFound, TrackingUnavailable
 from genai_lifecycle.results import PromptRef, StoredPrompt, StoredVersion
+from genai_lifecycle.tracking.filters import equals
 from genai_lifecycle.tracking.seam import seam
 
 PRODUCTION, PREVIOUS = "production", "previous"
@@ -29,7 +30,7 @@ def all_prompts() -> list[StoredPrompt]:
 
 def find(name: str) -> StoredPrompt | None:
     """The prompt, or None."""
-    return next(iter(_search(f"name = '{name}' AND {_IS_PROMPT}")), None)
+    return next((prompt for prompt in _search(f"{equals('name', name)} AND {_IS_PROMPT}") if prompt.name == name), None)
 
 
 @seam
@@ -60,8 +61,8 @@ def versions(prompt: StoredPrompt) -> list[StoredVersion]:
     """Its versions, newest first; empty where all were deleted one by one."""
     import mlflow
 
-    found = mlflow.search_model_versions(filter_string=f"name = '{prompt.name}' AND {_IS_PROMPT}")
-    stored = [_version(version, prompt.aliases) for version in found]
+    found = mlflow.search_model_versions(filter_string=f"{equals('name', prompt.name)} AND {_IS_PROMPT}")
+    stored = [_version(version, prompt.aliases) for version in found if version.name == prompt.name]
     return sorted(stored, key=lambda version: version.version, reverse=True)
 
 

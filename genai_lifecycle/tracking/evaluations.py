@@ -17,6 +17,7 @@ from genai_lifecycle.evaluation.checks import Finding
 from genai_lifecycle.evaluation.gate import VERDICT_FILE, Evidence
 from genai_lifecycle.evaluation.scoring import Row
 from genai_lifecycle.tracking import runs
+from genai_lifecycle.tracking.filters import equals
 from genai_lifecycle.tracking.seam import seam
 from genai_lifecycle.tracking.store import Store
 
@@ -190,7 +191,7 @@ def register_dataset(experiments: Sequence[str], name: str, records: Sequence[Ma
     from mlflow.genai import datasets
 
     try:
-        found = datasets.search_datasets(filter_string=f"name = '{name}'", max_results=1)
+        found = [item for item in datasets.search_datasets(filter_string=equals("name", name)) if item.name == name]
         if not found:
             made = datasets.create_dataset(name=name, experiment_id=list(experiments))
             made.merge_records([dict(record) for record in records])
@@ -241,15 +242,15 @@ def evaluations_of(prompt: str, like: Mapping[str, str] | None = None) -> list[t
     import mlflow
 
     client = mlflow.MlflowClient()
-    same = "".join(f" and params.{name} = '{like[name]}'" for name in _SAME) if like else ""
+    wanted = {"prompt": prompt} | ({name: like[name] for name in _SAME} if like else {})
+    same = " and ".join(equals(f"params.{name}", value) for name, value in wanted.items())
     found = client.search_runs(
         [item.experiment_id for item in client.search_experiments()],
-        filter_string=f"tags.`{runs.STAGE_TAG}` = '{STAGE}' and params.prompt = '{prompt}'"
-        f" and attributes.status = 'FINISHED'{same}",
+        filter_string=f"tags.`{runs.STAGE_TAG}` = '{STAGE}' and {same} and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=20,
     )
-    return [(item.info.run_id, item.data.params) for item in found]
+    return [(item.info.run_id, item.data.params) for item in found if wanted.items() <= item.data.params.items()]
 
 
 class StoredEvidence:

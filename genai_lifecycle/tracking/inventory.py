@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from genai_lifecycle.tracking.filters import equals
 from genai_lifecycle.tracking.runs import PROCESS_TAG, STAGE_TAG, is_dead
 from genai_lifecycle.tracking.seam import seam
 
@@ -120,7 +121,7 @@ def runs(*experiment_ids: str, wanted: str = "") -> list[Run]:
 def evaluations(model_name: str) -> list[Run]:
     """The evaluations of a registered model in every experiment, newest first."""
     places = [place.experiment_id for place in experiments()]
-    return runs(*places, wanted=f"tags.`{STAGE_TAG}` = 'evaluate' and params.model_name = '{model_name}'")
+    return runs(*places, wanted=f"tags.`{STAGE_TAG}` = 'evaluate' and {equals('params.model_name', model_name)}")
 
 
 def _run(item: Any) -> Run:
@@ -155,8 +156,9 @@ def _versions(client: Any, name: str) -> list[Version]:
     by_version: dict[str, list[str]] = {}
     for alias, number in client.get_registered_model(name).aliases.items():
         by_version.setdefault(str(number), []).append(alias)
-    found = _pages(lambda token: client.search_model_versions(f"name = '{name}'", max_results=_PAGE, page_token=token))
-    made = [_version(client, item, by_version.get(str(item.version), ())) for item in found]
+    wanted = equals("name", name)
+    found = _pages(lambda token: client.search_model_versions(wanted, max_results=_PAGE, page_token=token))
+    made = [_version(client, item, by_version.get(str(item.version), ())) for item in found if item.name == name]
     return sorted(made, key=lambda version: -int(version.version))
 
 

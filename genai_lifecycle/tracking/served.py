@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genai_lifecycle.tracking import evaluations, runs
+from genai_lifecycle.tracking.filters import equals
 from genai_lifecycle.tracking.seam import seam
 
 PAGE = 200  # traces with their spans in memory together
@@ -158,13 +159,12 @@ def trace_of(experiment: str, request_id: str) -> tuple[str, tuple[StoredFeedbac
     """(trace id, its feedback) of the request, or None."""
     import mlflow
 
-    if "'" in request_id:  # MLflow's filter has no escape for a quote; our own ids have none
-        return None
     found = mlflow.MlflowClient().search_traces(
-        locations=[experiment], filter_string=f"tags.{REQUEST_TAG} = '{request_id}'", max_results=1,
+        locations=[experiment], filter_string=equals(f"tags.{REQUEST_TAG}", request_id), max_results=PAGE,
         include_spans=False,
     )  # fmt: skip
-    return (found[0].info.trace_id, tuple(_feedback(found[0].info))) if found else None
+    info = next((trace.info for trace in found if trace.info.tags.get(REQUEST_TAG) == request_id), None)
+    return (info.trace_id, tuple(_feedback(info))) if info else None
 
 
 @seam
@@ -194,22 +194,21 @@ def baseline(prompt: str, model: str, version: str) -> BaselineRun | None:
     """
     import mlflow
 
-    if "'" in f"{prompt}{model}{version}":  # MLflow's filter has no escape for a quote
-        return None
     client = mlflow.MlflowClient()
-    wanted = [(evaluations.STAGE, f"params.model_name = '{model}' and params.model_version = '{version}'")]
+    wanted = [(evaluations.STAGE, {"prompt": prompt, "model_name": model, "model_version": version})]
     if weights := _weights(client, model, version):
-        wanted.append(("template", f"params.weights_sha256 = '{weights}'"))
+        wanted.append(("template", {"prompt": prompt, "weights_sha256": weights}))
     everywhere = [item.experiment_id for item in client.search_experiments()]
     found = []
-    for stage, same_model in wanted:
-        found += client.search_runs(
+    for stage, params in wanted:
+        same = " and ".join(equals(f"params.{name}", value) for name, value in params.items())
+        newest = client.search_runs(
             everywhere,
-            filter_string=f"tags.`{runs.STAGE_TAG}` = '{stage}' and params.prompt = '{prompt}' and {same_model}"
-            " and attributes.status = 'FINISHED'",
+            filter_string=f"tags.`{runs.STAGE_TAG}` = '{stage}' and {same} and attributes.status = 'FINISHED'",
             order_by=["attributes.start_time DESC"],
-            max_results=1,
+            max_results=20,
         )
+        found += [item for item in newest if params.items() <= item.data.params.items()][:1]
     if not found:
         return None
     newest = max(found, key=lambda item: item.info.start_time).info

@@ -99,6 +99,21 @@ def test_every_row_has_its_trace_with_assessments_and_expectations(evaluated, de
         assert found[ODD].info.token_usage["output_tokens"] > 0
 
 
+def test_a_case_file_may_have_any_name(life, deployed, tmp_path):
+    """MLflow's filters have no escape for quotes; the evaluation is found, and can be made again."""
+    cases = tmp_path / 'it\'s a "test".jsonl'
+    cases.write_text(
+        json.dumps({"question": "What is a token?", "reference": "A token is a piece of a word."}), "utf-8"
+    )
+    config = dataclasses.replace(life.config, cases=cases, prompt=("qa-expert/1",), model_version=("candidate",))
+    for _ in range(2):
+        report = run_evaluation(config, life.store)
+    assert report.dataset.startswith('it\'s a "test"-')
+    there = [item for item in mlflow.genai.datasets.search_datasets(max_results=50) if item.name == report.dataset]
+    assert len(there) == 1
+    assert mlflow.get_run(report.evaluated[0].run_id).data.params["label"] == cases.stem
+
+
 def test_a_question_with_braces_and_html_reaches_the_model_as_written(evaluated, life):
     for item in evaluated.evaluated:
         trace = next(t for t in traces_of(item) if t.data.spans[0].inputs["question"] == ODD)
