@@ -6,16 +6,18 @@ import resource
 import signal
 import socket
 import sys
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
 
 from genai_server import daemon
 from genai_server.app import create_app
-from genai_server.errors import SettingsError
+from genai_server.errors import NoStore, SettingsError
 from genai_server.logs import set_up
 from genai_server.protocol import TimedProtocol, listening_socket
 from genai_server.settings import ServerSettings
+from genai_server.store import find_store
 
 WRONG_SETTING, NO_MODEL, PORT_TAKEN, ENGINE_FAILED = 2, 4, 10, 19  # exit codes; after 19 a restart may help
 MOST_FILES = 65_536  # open at once, where the system allows it: each connection is one
@@ -53,7 +55,26 @@ def main() -> int:
         return PORT_TAKEN
     allow_many_connections()
     with listening:
-        return _run(settings, listening)
+        try:
+            return _run(_with_store(settings), listening)
+        except NoStore as exc:
+            logging.error("Error: %s", exc)
+            return NO_MODEL
+
+
+def _with_store(settings: ServerSettings) -> ServerSettings:
+    """The settings with the MLflow that is used, which is said in the log. Raises NoStore."""
+    store = find_store(settings.model_uri, settings.tracking_uri)
+    if store.uri:
+        logging.info("MLflow: %s", store.description)
+        os.environ.update(store.login, MLFLOW_TRACKING_URI=store.uri)
+    is_named = os.environ.get("TRACE_EXPERIMENT") or not os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if settings.trace_sampling_ratio and not is_named:
+        logging.warning(
+            "Traces go to the experiment %s: it is TRACE_EXPERIMENT that names another one, no longer"
+            " MLFLOW_EXPERIMENT_NAME.", settings.trace_experiment,
+        )  # fmt: skip
+    return replace(settings, tracking_uri=store.uri)
 
 
 def allow_many_connections() -> None:

@@ -10,6 +10,13 @@ class SettingsError(ValueError):
     """An environment variable has a wrong value; the message names it."""
 
 
+class NoStore(Exception):
+    """The model is to be looked up in an MLflow store that is not there; `message` and `hint` are one sentence each."""
+
+    def __init__(self, message: str, hint: str):
+        super().__init__(f"{message} {hint}")
+
+
 class ServerError(Exception):
     """`message` says what happened, `hint` what to do next."""
 

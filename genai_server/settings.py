@@ -13,6 +13,7 @@ from typing import Any
 
 from genai_server.errors import SettingsError
 from genai_server.logs import FORMATS, LEVELS
+from genai_server.store import absolute_address
 
 _HOST = re.compile(r"\*|(\*\.)?[^*:/\s]+|\[[0-9a-fA-F:.]+\]")
 _ORIGIN = re.compile(r"\*|https?://[^*/\s]+")
@@ -27,7 +28,7 @@ class ServerSettings:
     """Settings of one server process. Raises SettingsError naming the variable that is wrong."""
 
     model_uri: str = "models:/langchain-e2e-model@champion"  # a models:/ address or a folder
-    tracking_uri: str | None = None  # None = MLflow's own default
+    tracking_uri: str | None = field(default=None, repr=False)  # None = looked for, see store.py; may have a password
     host: str = "127.0.0.1"
     port: int = 5001
     api_keys: tuple[str, ...] = field(default=(), repr=False)  # empty = no key is asked for
@@ -102,7 +103,7 @@ class ServerSettings:
         """Settings from the environment; an empty variable counts as not set."""
         return cls(
             model_uri=env.get("MLFLOW_MODEL_URI") or cls.model_uri,
-            tracking_uri=env.get("MLFLOW_TRACKING_URI") or None,
+            tracking_uri=absolute_address(env.get("MLFLOW_TRACKING_URI") or "") or None,
             host=env.get("HOST") or cls.host,
             port=_number(env, "PORT", cls.port, int),
             api_keys=_keys(env),
@@ -113,7 +114,7 @@ class ServerSettings:
             request_timeout_s=_number(env, "REQUEST_TIMEOUT_S", cls.request_timeout_s, float),
             grace_s=_number(env, "GRACE_S", cls.grace_s, float),
             trace_sampling_ratio=_number(env, "MLFLOW_TRACE_SAMPLING_RATIO", cls.trace_sampling_ratio, float),
-            trace_experiment=env.get("MLFLOW_EXPERIMENT_NAME") or cls.trace_experiment,
+            trace_experiment=env.get("TRACE_EXPERIMENT") or cls.trace_experiment,
             trace_texts=_flag(env, "TRACE_TEXTS"),
             model_identity=model_identity(env),
             webhook_secret=_webhook_secret(env),

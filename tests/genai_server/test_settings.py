@@ -33,7 +33,7 @@ GOOD = {
     "REQUEST_TIMEOUT_S": ("0.5", "request_timeout_s", 0.5),
     "GRACE_S": ("5", "grace_s", 5.0),
     "MLFLOW_TRACE_SAMPLING_RATIO": ("1", "trace_sampling_ratio", 1.0),
-    "MLFLOW_EXPERIMENT_NAME": ("mine", "trace_experiment", "mine"),
+    "TRACE_EXPERIMENT": ("mine", "trace_experiment", "mine"),
     "TRACE_TEXTS": ("True", "trace_texts", True),
     "MODEL_INFO_FILE": (str(MANIFEST), "model_identity", {"model": {"name": "m"}}),
     "WEBHOOK_SECRET": ("a-long-secret", "webhook_secret", "a-long-secret"),
@@ -54,6 +54,14 @@ def test_every_field_has_a_variable_and_an_empty_one_counts_as_not_set():
 def test_a_variable_sets_its_field_and_no_other(name):
     text, field, value = GOOD[name]
     assert ServerSettings.from_env({name: text}) == dataclasses.replace(ServerSettings(), **{field: value})
+
+
+def test_the_orchestrators_experiment_is_not_the_traces():
+    assert ServerSettings.from_env({"MLFLOW_EXPERIMENT_NAME": "life"}).trace_experiment == "serving"
+
+
+def test_a_password_is_in_no_description():
+    assert "hush" not in repr(ServerSettings(tracking_uri="http://me:hush@mlflow"))
 
 
 def test_the_defaults_are_the_safe_ones():
