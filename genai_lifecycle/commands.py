@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from genai_lifecycle.config import CHECKOUT, ENVIRONMENT, IS_CHECKOUT, PROGRAM, E2EConfig
+from genai_lifecycle.config import CHECKOUT, IS_CHECKOUT, PROGRAM, E2EConfig
+from genai_lifecycle.tracking.address import without_password
 
 # Settings that decide where a later mode looks for what this one left.
 _PLACES = (
@@ -58,15 +58,13 @@ def mlflow() -> str:
 
 def _place_flags(config: E2EConfig) -> list[str]:
     """Flags for the places that are not the default; a password in an address is left to the environment."""
-    from genai_lifecycle.tracking.store import without_password
-
     defaults = {field.name: field.default for field in fields(E2EConfig)}
     flags = []
     for name in _PLACES:
         value = getattr(config, name)
         if value is None or value == defaults[name]:
             continue
-        if value != without_password(value) and os.environ.get(ENVIRONMENT[name]) == value:
+        if value != without_password(value) and name in config.from_environment:
             continue
         flags += [f"--{name.replace('_', '-')}", without_password(value)]
     return flags

@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from genai_lifecycle.errors import ConfigError
 from genai_lifecycle.storage.address import S3Root, is_s3
-from genai_lifecycle.tracking.address import without_password
+from genai_lifecycle.tracking.address import absolute_address, without_password
 
 CHECKOUT = Path(__file__).resolve().parent.parent  # of the code: a checkout, or where pip has installed it
 IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()
@@ -42,10 +43,10 @@ ENVIRONMENT = {
     "model": "LIFECYCLE_MODEL",
     "registered_model_name": "LIFECYCLE_REGISTERED_MODEL_NAME",
     "judge_model": "LIFECYCLE_JUDGE_MODEL",
-    "url": "CHAT_URL",
+    "url": "CHAT_URL",  # of mode chat only
     "engine": "ENGINE",
     "precision": "PRECISION",
-    "serving_experiment": "MLFLOW_EXPERIMENT_NAME",
+    "serving_experiment": "TRACE_EXPERIMENT",
     "feedback_file": "FEEDBACK_FILE",
 }
 
@@ -72,8 +73,9 @@ class E2EConfig:
     cases: Path = BUNDLED_CASES  # JSON lines with question and reference
     experiment_name: str = "langchain-e2e"
     registered_model_name: str = "langchain-e2e-model"
-    tracking_uri: str | None = None  # None = a server on port 5050, else the backend store directly
-    backend_store_uri: str = f"sqlite:///{DATA_ROOT / 'local_mlflow_backend' / 'mlflow.db'}"
+    # None = a server on port 5050, else the backend store directly. Neither is shown: a password may be in it.
+    tracking_uri: str | None = field(default=None, repr=False)
+    backend_store_uri: str = field(default=f"sqlite:///{DATA_ROOT / 'local_mlflow_backend' / 'mlflow.db'}", repr=False)
     data_dir: str = str(DATA_ROOT / "local_mlflow_backend" / "artifacts")  # artifact root: a folder or s3://
     staging_dir: Path = DATA_ROOT / "local_staging"  # scratch, safe to delete between runs
     log_dir: Path = DATA_ROOT / "local_mlflow_logs"
@@ -119,6 +121,7 @@ class E2EConfig:
     s3_endpoint_url: str | None = None  # of MinIO or another store; None = Amazon's S3
     s3_access_key: str | None = field(default=None, repr=False)  # export only; else the usual AWS places
     s3_secret_key: str | None = field(default=None, repr=False)
+    from_environment: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # names of settings
 
     def __post_init__(self) -> None:
         for name in ("limits", "report", "feedback_file", "to_cases"):
@@ -126,6 +129,8 @@ class E2EConfig:
                 object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
         for name in ("cases", "staging_dir", "log_dir", "output_dir", "gate"):
             object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
+        for name in ("staging_dir", "log_dir"):  # processes that run elsewhere are given these
+            object.__setattr__(self, name, getattr(self, name).absolute())
         for name in ("prompt", "model_version", "scorer"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_names()
@@ -138,9 +143,11 @@ class E2EConfig:
     def from_env(cls, given: Mapping[str, object], env: Mapping[str, str] = os.environ) -> E2EConfig:
         """Settings from flags (`given`, without the ones that were not used), then `env`, then defaults."""
         values = {name: env[variable] for name, variable in ENVIRONMENT.items() if env.get(variable)}
+        if given.get("mode") != "chat" or given.get("model_uri"):  # a partner of its own, which a flag replaces
+            values.pop("url", None)
         known = {field.name for field in fields(cls)}
-        values |= {name: value for name, value in given.items() if name in known and value is not None}
-        return cls(**values)
+        flags = {name: value for name, value in given.items() if name in known and value is not None}
+        return cls(**values | flags, from_environment=frozenset(values.keys() - flags.keys()))
 
     @property
     def database_uri(self) -> str:
@@ -176,15 +183,32 @@ class E2EConfig:
                 f"tracking_uri is {without_password(self.tracking_uri)!r}.",
                 hint="Use http://HOST:PORT of an MLflow server, sqlite:///FILE, or postgresql://USER@HOST/DATABASE.",
             )
+        if self.tracking_uri and not _has_host(self.tracking_uri):
+            raise ConfigError("tracking_uri has no host in it.", hint="Use http://HOST:PORT of an MLflow server.")
         if not re.match(r"(sqlite|postgresql(\+\w+)?)://", self.backend_store_uri):
             raise ConfigError(
                 f"backend_store_uri is {without_password(self.backend_store_uri)!r}.",
                 hint="Use sqlite:///FILE, or postgresql://USER@HOST/DATABASE.",
             )
+        for name in ("tracking_uri", "backend_store_uri"):
+            self._make_absolute(name)
         if is_s3(self.data_dir):
             self._check_s3_root()
         elif "://" in self.data_dir:
             raise ConfigError(f"data_dir is {self.data_dir!r}.", hint="Use a folder, or s3://BUCKET/PREFIX.")
+        else:
+            object.__setattr__(self, "data_dir", os.path.abspath(self.data_dir))
+
+    def _make_absolute(self, name: str) -> None:
+        """A relative file is one of the current directory, for the processes that we start elsewhere too."""
+        value = getattr(self, name)
+        try:
+            object.__setattr__(self, name, value and absolute_address(value))
+        except ValueError as exc:
+            raise ConfigError(
+                f"{name} is {without_password(value)!r}: {exc}.",
+                hint="Use sqlite:///FILE, relative to the current directory, or sqlite:////FOLDER/FILE.",
+            ) from None
 
     def _check_s3_root(self) -> None:
         """The address itself stays out of the message: there may be a key in it."""
@@ -204,7 +228,9 @@ class E2EConfig:
                 hint="Use models:/NAME/VERSION or models:/NAME@ALIAS; leave it out for the champion.",
             )
         if self.url and not re.match(r"https?://[^/]", self.url):
-            raise ConfigError(f"url is {self.url!r}.", hint="Use http://HOST:PORT of a running server.")
+            raise ConfigError(
+                f"url is {without_password(self.url)!r}.", hint="Use http://HOST:PORT of a running server."
+            )
         if self.s3_endpoint_url and not re.match(r"https?://[^/]", self.s3_endpoint_url):
             raise ConfigError("s3_endpoint_url is no address.", hint="Use http://HOST:PORT or https://HOST.")
         if self.s3_endpoint_url and "@" in self.s3_endpoint_url:
@@ -230,3 +256,11 @@ class E2EConfig:
                 raise ConfigError(
                     f"{flag} is {without_password(value)!r}.", hint="Use a folder, or s3://BUCKET/PREFIX."
                 )
+
+
+def _has_host(uri: str) -> bool:
+    """Whether the address of a server names one; other addresses have their own checks."""
+    try:
+        return not uri.startswith("http") or bool(urlsplit(uri).hostname)
+    except ValueError:  # a bracket without its other half
+        return False

@@ -58,7 +58,7 @@ def build_parser(modes: Mapping[str, str]) -> argparse.ArgumentParser:
     serving.add_argument(
         "--url",
         help="chat, verify: a running server, http://HOST:PORT (its key from API_KEYS); "
-        "chat's default: the champion, loaded here",
+        "chat's default: CHAT_URL, else the champion, loaded here",
     )
     serving.add_argument("--start", action="store_true", help="serve: run the server instead of printing how")
     _add_bundle_flags(parser.add_argument_group("bundle (export, all)"))
@@ -88,7 +88,11 @@ def _add_model_flags(group) -> None:
 
 
 def _add_store_flags(group) -> None:
-    group.add_argument("--tracking-uri", help="MLflow server or store; default: a server on port 5050, else SQLite")
+    group.add_argument(
+        "--tracking-uri",
+        help="MLflow server or store (sqlite:///FILE: relative to the current directory); default: a server on port "
+        "5050, else SQLite",
+    )
     group.add_argument(
         "--backend-store-uri", help="database used without a server; default: local_mlflow_backend/mlflow.db"
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from genai_lifecycle.errors import ConfigError, ServerFailed
+from genai_lifecycle.tracking.address import without_password
 
 if TYPE_CHECKING:
     import httpx
@@ -33,7 +34,9 @@ def new_client(url: str, key: str) -> httpx.Client:
             trust_env=False,  # a proxy of the environment is for other hosts than the one that is named here
         )
     except (httpx.InvalidURL, UnicodeEncodeError) as exc:
-        raise ConfigError(f"{url!r} is no address, or the key is not plain ASCII.", hint=_ADDRESS) from exc
+        raise ConfigError(
+            f"{without_password(url)!r} is no address, or the key is not plain ASCII.", hint=_ADDRESS
+        ) from exc
 
 
 class RunningServer:
@@ -48,7 +51,7 @@ class RunningServer:
     """
 
     def __init__(self, url: str, key: str = ""):
-        self.url, self._has_key = url.rstrip("/"), bool(key)
+        self.url, self._has_key = without_password(url.rstrip("/")), bool(key)  # as it is shown
         self._client = new_client(url, key)
 
     def __enter__(self) -> Self:

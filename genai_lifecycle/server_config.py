@@ -8,7 +8,8 @@ import shlex
 from genai_lifecycle.config import LOCAL_SERVER_PORT, PROGRAM, E2EConfig
 from genai_lifecycle.storage.address import is_s3
 from genai_lifecycle.storage.session import CHECKSUMS, ENDPOINT
-from genai_lifecycle.tracking.store import absolute, without_password
+from genai_lifecycle.tracking.address import without_password
+from genai_lifecycle.tracking.store import absolute
 
 MINIO_IMAGE = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"  # MinIO's last community image; gone from Docker Hub
 

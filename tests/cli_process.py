@@ -19,14 +19,14 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 def run_cli(
-    arguments: Sequence[str], *, killed_at: tuple[str, int] | None = None, **environment: str
+    arguments: Sequence[str], *, killed_at: tuple[str, int] | None = None, cwd: Path = REPO, **environment: str
 ) -> forked.CompletedProcess[str]:
     """Run to the end; `returncode` is negative after a signal, as subprocess has it.
 
     Args:
         killed_at: dotted name of a function and the number of its call at which the process is killed.
     """
-    return forked.run(_command(arguments), cwd=REPO, env=os.environ | environment, prepare=_prepared(killed_at))
+    return forked.run(_command(arguments), cwd=cwd, env=os.environ | environment, prepare=_prepared(killed_at))
 
 
 def start_cli(arguments: Sequence[str], output, errors) -> forked.Popen:
@@ -35,7 +35,7 @@ def start_cli(arguments: Sequence[str], output, errors) -> forked.Popen:
 
 
 def _command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "e2e_mlflow.py", *arguments]
+    return [sys.executable, str(REPO / "e2e_mlflow.py"), *arguments]
 
 
 def _prepared(killed_at: tuple[str, int] | None) -> functools.partial:

@@ -22,6 +22,7 @@ from genai_lifecycle.config import (
 from genai_lifecycle.errors import LifecycleError
 from genai_lifecycle.results import Finding
 from genai_lifecycle.storage.address import S3Root, is_s3
+from genai_lifecycle.tracking.address import sqlite_file, without_password
 
 PYTHON = "3.11"  # what the requirements were resolved for
 LITTLE_BYTES, ENOUGH_BYTES = 200_000_000, 2_000_000_000  # a run cannot start below; a few runs need the other
@@ -175,7 +176,7 @@ def _try_s3(address: str, config: E2EConfig) -> None:
 
 
 def _tracking_store(config: E2EConfig) -> Iterator[Finding]:
-    from genai_lifecycle.tracking.store import choose, without_password
+    from genai_lifecycle.tracking.store import choose
 
     uri, _, description = choose(config)
     if uri.startswith("sqlite:///"):
@@ -213,7 +214,7 @@ def _database(uri: str, config: E2EConfig) -> Finding:
 
 
 def _database_file(config: E2EConfig) -> Path:
-    return Path(config.database_uri.removeprefix("sqlite:///"))
+    return sqlite_file(config.database_uri)
 
 
 def _contents(config: E2EConfig, uri: str) -> Iterator[Finding]:

@@ -113,7 +113,7 @@ def _notes(config: E2EConfig, found: Sequence[Request]) -> tuple[str, ...]:
 def _nothing(config: E2EConfig) -> str:
     return (
         f"the experiment '{config.serving_experiment}' has no request of this period: a server traces a share of them"
-        " when it is started with MLFLOW_TRACE_SAMPLING_RATIO above 0 (its MLFLOW_EXPERIMENT_NAME is"
+        " when it is started with MLFLOW_TRACE_SAMPLING_RATIO above 0 (its TRACE_EXPERIMENT is"
         " --serving-experiment here)"
     )
 

@@ -14,6 +14,7 @@ from genai_lifecycle.lock import only_run
 from genai_lifecycle.results import Relocation
 from genai_lifecycle.storage.address import S3Root, is_s3
 from genai_lifecycle.tracking import locations
+from genai_lifecycle.tracking.address import sqlite_file
 from genai_lifecycle.tracking.locations import Prefix
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def _alone(config: E2EConfig, places: Sequence[str]) -> Iterator[None]:
     """Hold every lock that a run over this store may hold, wherever it thinks that the artifacts are."""
     folders = [Path(place) for place in places if not is_s3(place)]
     if config.database_uri.startswith("sqlite:///"):
-        folders.append(locations.sqlite_file(config.database_uri).parent)
+        folders.append(sqlite_file(config.database_uri).parent)
     folders.append(config.staging_dir)
     with ExitStack() as held:
         for folder in dict.fromkeys(folder.resolve() for folder in folders):

@@ -21,7 +21,8 @@ from genai_lifecycle.processes import (
 from genai_lifecycle.results import ServePlan
 from genai_lifecycle.supervisor import supervise
 from genai_lifecycle.tracking import model_registry
-from genai_lifecycle.tracking.store import Store, without_password
+from genai_lifecycle.tracking.address import without_password
+from genai_lifecycle.tracking.store import Store
 
 SERVER = CHECKOUT / "fastapi_server.py"
 READY_TIMEOUT_S = 600.0  # loading a model of a few hundred million parameters and answering its golden prompts
@@ -38,7 +39,7 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
         NotFound: nothing was deployed yet.
     """
     model_uri, port = model_registry.best_uri(config.registered_model_name), config.port or SERVER_PORT
-    tracking = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(store.uri))}"
+    tracking = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(config.tracking_uri or store.uri))}"
     if config.s3_endpoint_url:  # the keys come from where they come from now
         tracking = f"MLFLOW_S3_ENDPOINT_URL={shlex.quote(config.s3_endpoint_url)} {tracking}"
     watched = mode_command(config, "serve", "--start", *(["--port", str(port)] if config.port else []))

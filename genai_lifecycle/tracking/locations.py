@@ -19,7 +19,7 @@ from genai_lifecycle.errors import Busy, ConfigError, NotFound, StorageFailed
 from genai_lifecycle.results import MovedColumn
 from genai_lifecycle.storage.address import is_s3
 from genai_lifecycle.tracking import postgresql
-from genai_lifecycle.tracking.address import without_password
+from genai_lifecycle.tracking.address import sqlite_file, without_password
 from genai_lifecycle.tracking.seam import seam, storage_failed
 
 LOCK_PATIENCE_S = 5.0  # for a database that another program writes to at this moment
@@ -159,10 +159,6 @@ def require_database(uri: str) -> None:
         )
 
 
-def sqlite_file(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///"))
-
-
 def _explained(exc: Exception):
     said = str(getattr(exc, "orig", exc)).strip()
     if "locked" in said or "lock timeout" in said:
@@ -201,9 +197,9 @@ def back_up(uri: str) -> Path | None:
 
 @seam
 def has_model(address: str) -> bool:
-    """Whether there is a logged model at this address, in a folder or in S3."""
+    """Whether there is a logged model at this address: in a folder, in S3, or kept by the server in use."""
     import mlflow
 
-    if not is_s3(address) and "://" not in address:
+    if "://" not in address and not address.startswith("mlflow-artifacts:"):
         return (Path(address) / "MLmodel").is_file()
     return any(item.path.rpartition("/")[2] == "MLmodel" for item in mlflow.artifacts.list_artifacts(address))

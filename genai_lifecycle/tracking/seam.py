@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 from genai_lifecycle import interruption
 from genai_lifecycle.errors import LifecycleError, NotFound, StorageFailed, TrackingUnavailable
 from genai_lifecycle.storage import problems
+from genai_lifecycle.tracking.address import without_password
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,7 +103,7 @@ def _gone() -> TrackingUnavailable:
     import mlflow
 
     return TrackingUnavailable(
-        f"The MLflow server at {mlflow.get_tracking_uri()} stopped answering.",
+        f"The MLflow server at {without_password(mlflow.get_tracking_uri())} stopped answering.",
         hint="Start it again and run the same command; or leave --tracking-uri out to use SQLite directly.",
     )
 

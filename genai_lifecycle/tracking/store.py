@@ -18,7 +18,7 @@ from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailab
 from genai_lifecycle.machine import free_bytes
 from genai_lifecycle.storage.address import S3Root, is_s3
 from genai_lifecycle.tracking import postgresql
-from genai_lifecycle.tracking.address import without_password
+from genai_lifecycle.tracking.address import SQLITE, sqlite_file, without_credentials, without_password
 from genai_lifecycle.tracking.seam import seam, storage_failed
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def choose(config: E2EConfig) -> tuple[str, str, str]:
     if config.tracking_uri:
         if config.tracking_uri.startswith("http"):
             _require_mlflow(config.tracking_uri)
-        return config.tracking_uri, "named", f"{without_password(config.tracking_uri)} (as named)"
+        return _logged_in(config.tracking_uri), "named", f"{without_password(config.tracking_uri)} (as named)"
     local = f"http://127.0.0.1:{LOCAL_SERVER_PORT}"
     answer = probe(local)
     if answer == "mlflow":
@@ -59,13 +59,25 @@ def choose(config: E2EConfig) -> tuple[str, str, str]:
     return config.backend_store_uri, "direct", f"{short(config.backend_store_uri)} (directly: {why})"
 
 
-def probe(url: str) -> str:
-    """What answers at `url`: "mlflow", "other" (something else) or "nothing"."""
+def _logged_in(uri: str) -> str:
+    """The address for MLflow, whose errors may be shown; user and password go to its client, here and in processes
+    that we start, by the environment."""
+    address, user = without_credentials(uri)
+    os.environ.update(user)
+    return address
+
+
+def probe(url: str, login: tuple[str, str] | None = None) -> str:
+    """What answers at `url`: "mlflow", "other" (something else) or "nothing".
+
+    Args:
+        login: user and password, where `url` has none.
+    """
     import requests
 
     try:
-        health = requests.get(f"{url.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
-        version = requests.get(f"{url.rstrip('/')}/version", timeout=PROBE_TIMEOUT_S)
+        health = requests.get(f"{url.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S, auth=login)
+        version = requests.get(f"{url.rstrip('/')}/version", timeout=PROBE_TIMEOUT_S, auth=login)
     except requests.ConnectionError as exc:
         return "other" if "RemoteDisconnected" in str(exc) or "BadStatusLine" in str(exc) else "nothing"
     except requests.RequestException:
@@ -79,12 +91,18 @@ def still_answers() -> bool:
     import mlflow
 
     uri = mlflow.get_tracking_uri()
-    return not uri.startswith("http") or probe(uri) == "mlflow"
+    return not uri.startswith("http") or probe(uri, _login()) == "mlflow"
+
+
+def _login() -> tuple[str, str] | None:
+    """User and password as MLflow's client has them from the environment."""
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    return (user, password) if user and password else None
 
 
 def _require_mlflow(uri: str) -> None:
     hint = "Start the server, correct --tracking-uri (or MLFLOW_TRACKING_URI), or leave it out to use SQLite directly."
-    answer = probe(uri)
+    answer = probe(_logged_in(uri), _login())
     if answer == "nothing":
         raise TrackingUnavailable(f"No MLflow server answers at {without_password(uri)}.", hint=hint)
     if answer == "other":
@@ -133,8 +151,8 @@ def in_experiment(store: Store, config: E2EConfig, name: str) -> Store:
 
 
 def _prepare_places(uri: str, config: E2EConfig, writes: bool) -> None:
-    if uri.startswith("sqlite:///"):
-        check_writable(Path(uri.removeprefix("sqlite:///")).parent)
+    if uri.startswith(SQLITE):
+        check_writable(sqlite_file(uri).parent)
     elif postgresql.is_postgresql(uri):
         postgresql.check(uri)
         postgresql.require_short_enough(experiment_location(config))
@@ -183,12 +201,12 @@ def _make_database(uri: str) -> None:
     """
     import mlflow
 
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    path = sqlite_file(uri)
+    if not uri.startswith(SQLITE) or path.exists():
         return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-database-") as folder:
         part = Path(folder) / path.name
-        mlflow.MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+        mlflow.MlflowClient(f"{SQLITE}{part}").search_experiments(max_results=1)
         with contextlib.suppress(FileExistsError):  # another process was faster; its database is as good
             os.link(part, path)
 

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from genai_lifecycle.config import LOCAL_SERVER_PORT, PROGRAM, E2EConfig
 from genai_lifecycle.errors import PortTaken
@@ -20,7 +19,8 @@ from genai_lifecycle.processes import (
     wait_until_ready,
 )
 from genai_lifecycle.server_config import base_command
-from genai_lifecycle.tracking.store import absolute, choose, open_store, probe, short, without_password
+from genai_lifecycle.tracking.address import SQLITE, sqlite_file, without_password
+from genai_lifecycle.tracking.store import absolute, choose, open_store, probe, short
 
 HOST = "127.0.0.1"
 NAME = "MLflow's UI"
@@ -46,8 +46,8 @@ def run_ui(config: E2EConfig, tell: Callable[[str], None]) -> None:
         StorageFailed: the database, the artifact root or the log cannot be written.
     """
     if config.tracking_uri and config.tracking_uri.startswith("http"):
-        uri, _, _ = choose(config)
-        tell(f"Nothing to start: this MLflow server has its UI at {without_password(uri)}")
+        choose(config)
+        tell(f"Nothing to start: this MLflow server has its UI at {without_password(config.tracking_uri)}")
         return
     config = replace(config, backend_store_uri=config.tracking_uri or config.backend_store_uri, tracking_uri=None)
     port = config.port or LOCAL_SERVER_PORT
@@ -105,9 +105,9 @@ def _without_address(command: list[str]) -> list[str]:
 
 def _make_database(config: E2EConfig) -> None:
     """Make a store that does not exist yet as every mode does, so that it works with and without this server."""
-    path = config.backend_store_uri.removeprefix("sqlite:///")
-    if "://" not in path and not Path(path).exists():
-        open_store(replace(config, tracking_uri=config.backend_store_uri))
+    uri = config.backend_store_uri
+    if uri.startswith(SQLITE) and not sqlite_file(uri).exists():
+        open_store(replace(config, tracking_uri=uri))
 
 
 def _is_mlflow(url: str) -> bool:

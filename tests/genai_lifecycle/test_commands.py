@@ -24,3 +24,12 @@ def test_a_password_is_not_repeated():
 def test_an_address_that_the_environment_has_is_left_to_it(monkeypatch):
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://me:secret@host/db")
     assert mode_command(E2EConfig.from_env({}), "ui").endswith("e2e_mlflow.py --mode ui")
+
+
+def test_so_is_one_of_a_server_after_mlflow_has_changed_the_environment(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow")
+    config = E2EConfig.from_env({})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow")
+    assert mode_command(config, "ui").endswith("e2e_mlflow.py --mode ui")
+    given = E2EConfig.from_env({"tracking_uri": "http://me:secret@mlflow"})
+    assert mode_command(given, "ui").endswith("--mode ui --tracking-uri 'http://me:***@mlflow'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.config import ENVIRONMENT, E2EConfig
 from genai_lifecycle.errors import ConfigError
 
 
@@ -41,6 +41,10 @@ def test_the_constants_that_users_know():
         ({"turn_format": "chat"}, "turn_format is 'chat'"),
         ({"tracking_uri": "localhost:5000"}, "tracking_uri is 'localhost:5000'"),
         ({"backend_store_uri": "mlruns"}, "backend_store_uri is 'mlruns'"),
+        ({"tracking_uri": "sqlite://lab.db"}, "tracking_uri is 'sqlite://lab.db': it names no file"),
+        ({"backend_store_uri": "sqlite:///:memory:"}, "backend_store_uri is 'sqlite:///:memory:': it names no file"),
+        ({"tracking_uri": "http://[::1"}, "tracking_uri has no host"),
+        ({"tracking_uri": "http:///x"}, "tracking_uri has no host"),
         ({"data_dir": "ftp://x"}, "data_dir is 'ftp://x'"),
         ({"model_uri": "langchain-e2e-model"}, "model_uri is 'langchain-e2e-model'"),
         ({"model_uri": "models:/m"}, "model_uri is 'models:/m'"),
@@ -82,3 +86,45 @@ def test_an_artifact_root_in_s3():
 def test_where_a_bundle_is_written():
     assert E2EConfig().output_dir.name == "exported_model"
     assert "~" not in str(E2EConfig(output_dir="~/bundle").output_dir)
+
+
+def test_places_are_those_of_the_folder_in_which_the_configuration_was_made(tmp_path, monkeypatch):
+    """Processes that run in another folder are given them."""
+    monkeypatch.chdir(tmp_path)
+    env = {"MLFLOW_TRACKING_URI": "sqlite:///lab.db?timeout=9", "MLFLOW_BACKEND_STORE_URI": "sqlite:///a/b.db"}
+    env |= {"LIFECYCLE_DATA_DIR": "data/", "LIFECYCLE_STAGING_DIR": "staging", "LIFECYCLE_LOG_DIR": "logs"}
+    config = E2EConfig.from_env({}, env)
+    assert config.tracking_uri == f"sqlite:///{tmp_path}/lab.db?timeout=9"
+    assert config.backend_store_uri == f"sqlite:///{tmp_path}/a/b.db"
+    places = (config.data_dir, config.staging_dir, config.log_dir)
+    assert places == (str(tmp_path / "data"), tmp_path / "staging", tmp_path / "logs")
+
+
+def test_a_servers_password_is_in_no_description_of_the_settings():
+    config = E2EConfig(tracking_uri="http://me:hush@mlflow", backend_store_uri="postgresql://me:hush@host/db")
+    assert "hush" not in repr(config)
+    with pytest.raises(ConfigError) as caught:
+        E2EConfig(url="ftp://me:hush@host")
+    assert "hush" not in str(caught.value)
+
+
+# --- variables ---
+
+
+def test_each_variable_is_of_one_setting():
+    variables = list(ENVIRONMENT.values())
+    assert sorted(set(variables)) == sorted(variables)
+    config = E2EConfig.from_env({}, {"MLFLOW_EXPERIMENT_NAME": "life"})
+    assert (config.experiment_name, config.serving_experiment) == ("life", "serving")
+    config = E2EConfig.from_env({}, {"TRACE_EXPERIMENT": "answers"})
+    assert (config.experiment_name, config.serving_experiment) == ("langchain-e2e", "answers")
+
+
+def test_the_server_that_a_chat_is_held_with_is_no_other_modes():
+    env = {"CHAT_URL": "http://127.0.0.1:5001"}
+    assert E2EConfig.from_env({"mode": "chat"}, env).url == "http://127.0.0.1:5001"
+    for mode in ("verify", "all", "doctor"):
+        assert E2EConfig.from_env({"mode": mode}, env).url is None
+        assert E2EConfig.from_env({"mode": mode}, {"CHAT_URL": "nonsense"}).url is None
+    assert E2EConfig.from_env({"mode": "verify", "url": "http://a:1"}, env).url == "http://a:1"
+    assert E2EConfig.from_env({"mode": "chat", "model_uri": "models:/m/1"}, env).url is None, "a flag beats a variable"

@@ -54,9 +54,10 @@ def make_version(store, folder: Path, *aliases: str) -> Path:
     return place
 
 
-def test_where_all_is_well_there_is_no_problem(config, store, tmp_path):
+@pytest.mark.parametrize("query", ["", "?timeout=9"])
+def test_where_all_is_well_there_is_no_problem(config, store, tmp_path, query):
     make_version(store, tmp_path, "champion")
-    findings = examine(config)
+    findings = examine(replace(config, tracking_uri=f"{config.tracking_uri}{query}"))
     assert not has_problem(findings), findings
     assert {item.state for item in findings if item.what in ("versions", "runs", "artifact locations")} == {"ok"}
 

@@ -25,7 +25,7 @@ def moved(life, deployed, tmp_path):
     shutil.copyfile(life.store.uri.removeprefix("sqlite:///"), file)
     old, new = life.config.data_dir, tmp_path / "new place"
     shutil.move(old, new)
-    uri = f"sqlite:///{file}"
+    uri = f"sqlite:///{file}?timeout=9"
     yield replace(
         life.config, tracking_uri=uri, backend_store_uri=uri, data_dir=str(new), staging_dir=tmp_path / "staging",
         move_from=old, move_to=str(new),

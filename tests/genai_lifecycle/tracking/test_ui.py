@@ -56,7 +56,7 @@ def running(tmp_path_factory) -> Running:
     """The UI over a store that did not exist; a run with an artifact is then made straight on SQLite."""
     base = tmp_path_factory.mktemp("ui")
     config = E2EConfig(
-        backend_store_uri=f"sqlite:///{base / 'db' / 'mlflow.db'}",
+        backend_store_uri=f"sqlite:///{base / 'db' / 'mlflow.db'}?timeout=9",
         data_dir=str(base / "artifacts"),
         staging_dir=base / "staging",
         log_dir=base / "logs",
