@@ -215,6 +215,9 @@ def _opened(config: E2EConfig, *, needs_model: bool = True, writes: bool = True)
     if needs_model:
         print(f"Model      {lifecycle.source}", flush=True)
     print(f"Tracking   {lifecycle.store.description}")
+    if lifecycle.store.elsewhere:
+        place = f"{config.experiment_name} has its artifacts in {short(lifecycle.store.elsewhere)}"
+        print(f"Experiment {lifecycle.store.experiment_name} ({place})")
     print(f"Artifacts  {short(lifecycle.store.artifact_root)}", flush=True)
     return lifecycle
 

@@ -204,8 +204,8 @@ def _evaluate(
             evaluations.write_scores(folder, evidence)
             runs.log_folder(folder)
     intervals = {name: mean_interval(values, config.seed) for name, values in evidence.scores.items()}
-    evaluated = Evaluated(item.label, item.prompt, item.version.version, run_id, _experiment_name(config, item),
-                          metrics, intervals)  # fmt: skip
+    evaluated = Evaluated(item.label, item.prompt, item.version.version, run_id, place.experiment_name, metrics,
+                          intervals)  # fmt: skip
     return Done(evaluated, place.experiment_id, evidence, [*table_of(item.label, cases, kept, rows)], assessed)
 
 

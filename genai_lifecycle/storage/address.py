@@ -1,7 +1,8 @@
-"""The address of an artifact root in S3: `s3://bucket/prefix`."""
+"""The address of an artifact root: a folder, or `s3://bucket/prefix`."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -39,3 +40,17 @@ class S3Root:
 
 def is_s3(uri: str) -> bool:
     return uri.startswith(SCHEME)
+
+
+def name_in(root: str, name: str) -> str:
+    """`name` with the artifact root in it, in letters, digits and dashes: `langchain-e2e-s3-bucket-prefix-1a2b3c`.
+
+    The same for the same root, and for no other one.
+
+    Args:
+        root: an address in S3, or a folder without links and dots, whose last part is what is shown.
+    """
+    shown = root.replace("://", "-") if is_s3(root) else root.rpartition("/")[2]
+    words = re.sub(r"[^A-Za-z0-9]+", "-", shown).strip("-")[:40].strip("-")
+    digest = hashlib.sha256(f"{root}\n{name}".encode()).hexdigest()[:6]
+    return "-".join(part for part in (name[:72], words, digest) if part)

@@ -119,9 +119,9 @@ def _of_client(exc: BaseException) -> StorageFailed:
 def _of_connection(exc: BaseException) -> StorageFailed:
     reason = str(getattr(exc, "kwargs", {}).get("error", ""))
     if "Failed to resolve" in reason or "Name or service" in reason or "getaddrinfo" in reason:
-        host = urlsplit(endpoint_url() or "").hostname or "of Amazon's S3"
+        host = urlsplit(endpoint_url() or "").hostname
         return StorageFailed(
-            f"The name {host} of the S3 store cannot be resolved.",
+            f"The name {host} of the S3 store cannot be resolved." if host else "Amazon's S3 is not found by its name.",
             hint="Correct --s3-endpoint-url (MLFLOW_S3_ENDPOINT_URL); or this machine's DNS does not work.",
         )
     said = re.search(r"\[Errno -?\d+\] ([^'\")]+)", reason)

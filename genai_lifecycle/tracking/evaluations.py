@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genai_lifecycle.errors import ConfigError, TrackingUnavailable
+from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailable
 from genai_lifecycle.evaluation.checks import Finding
 from genai_lifecycle.evaluation.gate import VERDICT_FILE, Evidence
 from genai_lifecycle.evaluation.scoring import Row
@@ -215,9 +215,21 @@ def write_scores(folder: Path, evidence: Evidence) -> None:
     (folder / SCORES_FILE).write_text(json.dumps(record), "utf-8")
 
 
-@seam
 def read_scores(run_id: str) -> Evidence | None:
-    """What `write_scores` wrote, as an artifact of a run; None where the run has none."""
+    """What `write_scores` wrote, as an artifact of a run; None where the run has none.
+
+    Raises:
+        StorageFailed: the run's artifacts are out of reach, perhaps below another root than this run's.
+    """
+    try:
+        return _read_scores(run_id)
+    except StorageFailed as exc:
+        message = f"{exc.args[0]} The scores of run {run_id}, to compare with, are there."
+        raise StorageFailed(message, hint=exc.hint) from exc
+
+
+@seam
+def _read_scores(run_id: str) -> Evidence | None:
     import mlflow
 
     if SCORES_FILE not in [item.path for item in mlflow.MlflowClient().list_artifacts(run_id)]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from genai_lifecycle import interruption
 from genai_lifecycle.results import PromptRef
+from genai_lifecycle.tracking.filters import equals
 from genai_lifecycle.tracking.seam import seam
-from genai_lifecycle.tracking.store import Store, still_answers
+from genai_lifecycle.tracking.store import EXPERIMENT_TAG, Store, still_answers
 
 STAGE_TAG = "lifecycle.stage"
 WINNER_TAG = "lifecycle.winner"  # prompt that won, as name/version
@@ -28,6 +29,7 @@ def run(name: str, stage: str, *, nested: bool = False, tags: Mapping[str, str] 
     try:
         with interruption.held():  # a run that has begun is one that we end
             run_id = _start(name, tags, nested)
+        _tag_experiment()
         yield run_id
     except BaseException as exc:
         if run_id:
@@ -41,6 +43,16 @@ def _start(name: str, tags: Mapping[str, str], nested: bool) -> str:
     import mlflow
 
     return mlflow.start_run(run_name=name, nested=nested, tags=dict(tags)).info.run_id
+
+
+@seam
+def _tag_experiment() -> None:
+    """Say on the run under way that its experiment was asked for by another name, for the sake of its artifacts."""
+    import mlflow
+
+    experiment = mlflow.get_experiment(mlflow.active_run().info.experiment_id)
+    if asked := experiment.tags.get(EXPERIMENT_TAG):
+        mlflow.set_tag(EXPERIMENT_TAG, asked)
 
 
 @seam
@@ -117,7 +129,7 @@ def measured(store: Store, identity: Mapping[str, str], cases_sha256: str | None
     """
     wanted = {name: identity.get(name, "") for name in ("prompt", "weights_sha256")}
     wanted |= {"cases_sha256": cases_sha256} if cases_sha256 else {}
-    same = " and ".join(f"params.{name} = '{value}'" for name, value in wanted.items())
+    same = " and ".join(equals(f"params.{name}", value) for name, value in wanted.items())
     found = _newest(store, f"tags.`{STAGE_TAG}` = 'template' and {same}")
     return found.data.metrics if found else {}
 

@@ -10,21 +10,27 @@ import contextlib
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genai_lifecycle.config import DATA_ROOT, LOCAL_SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailable
 from genai_lifecycle.machine import free_bytes
-from genai_lifecycle.storage.address import S3Root, is_s3
+from genai_lifecycle.storage.address import S3Root, is_s3, name_in
 from genai_lifecycle.tracking import postgresql
 from genai_lifecycle.tracking.address import SQLITE, sqlite_file, without_credentials, without_password
 from genai_lifecycle.tracking.seam import seam, storage_failed
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
 
 log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 3.0
 MIN_FREE_BYTES = 200_000_000  # a run needs room for the weights' copy, traces and plots
+EXPERIMENT_TAG = "lifecycle.experiment"  # of an experiment, and its runs, that was named otherwise: the name as given
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Store:
     description: str  # one line for the first lines of output
     experiment_id: str
     artifact_root: str
+    experiment_name: str
+    elsewhere: str = ""  # where the experiment that was asked for has its artifacts, when this is another one
 
     @property
     def direct(self) -> bool:
@@ -118,19 +126,20 @@ def open_store(config: E2EConfig, *, writes: bool = True) -> Store:
     Raises:
         TrackingUnavailable: the named server or database does not answer.
         StorageFailed: the database's folder or the artifact root is full or read-only, or the S3 store does not work.
-        ConfigError: the experiment keeps its artifacts elsewhere than `config.data_dir`.
+        ConfigError: the experiment's artifacts are kept by a server that is not in use.
     """
     uri, kind, description = choose(config)
     direct = not uri.startswith("http")
     if direct:
         _prepare_places(uri, config, writes)
         _make_database(uri)
-    experiment_id, artifact_root = _open_experiment(uri, config, direct)
+    experiment, elsewhere = _open_experiment(uri, config, direct)
+    artifact_root = experiment.artifact_location
     if kind == "server":
         _say_what_is_not_used(uri, artifact_root, config)
     if is_s3(artifact_root) and not (direct and is_s3(config.data_dir)):  # a server that lets its clients go to S3
         _open_s3(artifact_root, config, writes)
-    return Store(uri, kind, description, experiment_id, artifact_root)
+    return Store(uri, kind, description, experiment.experiment_id, artifact_root, experiment.name, elsewhere)
 
 
 def _say_what_is_not_used(uri: str, artifact_root: str, config: E2EConfig) -> None:
@@ -146,8 +155,11 @@ def _say_what_is_not_used(uri: str, artifact_root: str, config: E2EConfig) -> No
 
 def in_experiment(store: Store, config: E2EConfig, name: str) -> Store:
     """The same store with another experiment, made where it is missing; runs go there from now on."""
-    experiment_id, root = _open_experiment(store.uri, replace(config, experiment_name=name), store.direct)
-    return replace(store, experiment_id=experiment_id, artifact_root=root)
+    found, elsewhere = _open_experiment(store.uri, replace(config, experiment_name=name), store.direct)
+    return replace(
+        store, experiment_id=found.experiment_id, artifact_root=found.artifact_location, experiment_name=found.name,
+        elsewhere=elsewhere,
+    )  # fmt: skip
 
 
 def _prepare_places(uri: str, config: E2EConfig, writes: bool) -> None:
@@ -155,7 +167,6 @@ def _prepare_places(uri: str, config: E2EConfig, writes: bool) -> None:
         check_writable(sqlite_file(uri).parent)
     elif postgresql.is_postgresql(uri):
         postgresql.check(uri)
-        postgresql.require_short_enough(experiment_location(config))
     if is_s3(config.data_dir):
         _open_s3(config.data_dir, config, writes)
     else:
@@ -212,23 +223,54 @@ def _make_database(uri: str) -> None:
 
 
 @seam
-def _open_experiment(uri: str, config: E2EConfig, direct: bool) -> tuple[str, str]:
+def _open_experiment(uri: str, config: E2EConfig, direct: bool) -> tuple[Experiment, str]:
+    """The experiment of this name, made where it is missing; with another name where that one, without a server, keeps
+    its artifacts below another root. Then the other place is what is returned beside it."""
     import mlflow
 
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    asked, elsewhere = config.experiment_name, _elsewhere(config) if direct else ""
+    if elsewhere:
+        config = replace(config, experiment_name=name_in(absolute(config.data_dir), asked))
     experiment = mlflow.get_experiment_by_name(config.experiment_name)
-    wanted = experiment_location(config) if direct else None
     if experiment is None:
-        mlflow.create_experiment(config.experiment_name, artifact_location=wanted)
-        experiment = mlflow.get_experiment_by_name(config.experiment_name)
+        experiment = _make_experiment(uri, config, direct, {EXPERIMENT_TAG: asked} if elsewhere else {})
+    elif direct and not _is_below(experiment.artifact_location, config.data_dir):
+        _refuse_other_root(experiment.artifact_location, config)
     elif experiment.lifecycle_stage == "deleted":
         mlflow.MlflowClient().restore_experiment(experiment.experiment_id)
         log.info("The experiment %s was in MLflow's trash; it was restored.", config.experiment_name)
-    elif direct and not _is_below(experiment.artifact_location, config.data_dir):
-        _refuse_other_root(experiment.artifact_location, config)
     mlflow.set_experiment(experiment_id=experiment.experiment_id)
-    return experiment.experiment_id, experiment.artifact_location
+    return experiment, elsewhere
+
+
+def _elsewhere(config: E2EConfig) -> str:
+    """Where the experiment of this name keeps its artifacts, if that is not below the artifact root.
+
+    MLflow cannot move it. One whose artifacts a server keeps is refused: without that server they are out of reach.
+    """
+    import mlflow
+
+    experiment = mlflow.get_experiment_by_name(config.experiment_name)
+    if experiment is None or _is_below(experiment.artifact_location, config.data_dir):
+        return ""
+    if experiment.artifact_location.startswith("mlflow-artifacts:"):
+        raise ConfigError(
+            f"The experiment {config.experiment_name!r} was made through an MLflow server, which keeps its artifacts.",
+            hint="Start that server and name it with --tracking-uri, or choose another --experiment-name.",
+        )
+    return experiment.artifact_location
+
+
+def _make_experiment(uri: str, config: E2EConfig, direct: bool, tags: Mapping[str, str]) -> Experiment:
+    import mlflow
+
+    location = experiment_location(config) if direct else None
+    if location and postgresql.is_postgresql(uri):
+        postgresql.require_short_enough(location)
+    mlflow.create_experiment(config.experiment_name, artifact_location=location, tags=dict(tags))
+    return mlflow.get_experiment_by_name(config.experiment_name)
 
 
 def absolute(data_dir: str) -> str:
@@ -249,11 +291,6 @@ def _is_below(location: str, folder: str) -> bool:
 
 
 def _refuse_other_root(location: str, config: E2EConfig) -> None:
-    if location.startswith("mlflow-artifacts:"):
-        raise ConfigError(
-            f"The experiment {config.experiment_name!r} was made through an MLflow server, which keeps its artifacts.",
-            hint="Start that server and name it with --tracking-uri, or choose another --experiment-name.",
-        )
     raise ConfigError(
         f"The experiment {config.experiment_name!r} keeps its artifacts in {location}, not in {config.data_dir}.",
         hint="Choose another --experiment-name, or give the former --data-dir. MLflow cannot move an experiment.",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import os
+import re
 import socket
 import sqlite3
 import threading
@@ -14,8 +16,10 @@ from conftest import free_port
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, StorageFailed, TrackingUnavailable
+from genai_lifecycle.storage.address import name_in
+from genai_lifecycle.tracking import runs
 from genai_lifecycle.tracking import store as store_module
-from genai_lifecycle.tracking.store import check_writable, choose, open_store, probe, without_password
+from genai_lifecycle.tracking.store import check_writable, choose, in_experiment, open_store, probe, without_password
 
 
 @pytest.fixture
@@ -81,10 +85,121 @@ def test_opening_twice_finds_the_same_experiment(make_config):
     assert first.artifact_root == f"{config.data_dir}/{config.experiment_name}"
 
 
-def test_another_data_dir_for_the_same_experiment_is_refused(make_config, store, tmp_path):
-    config = make_config(tracking_uri=make_config().backend_store_uri, data_dir=str(tmp_path / "elsewhere"))
+def test_another_data_dir_has_an_experiment_of_its_own(make_config, store, tmp_path):
+    """MLflow cannot move an experiment; each root is found again, in any order."""
+    import mlflow
+
+    config = make_config(tracking_uri=store.uri, data_dir=str(tmp_path / "else where"))
+    other = open_store(config)
+    assert re.fullmatch(r"langchain-e2e-else-where-[0-9a-f]{6}", other.experiment_name)
+    assert other.artifact_root == f"{tmp_path}/else where/{other.experiment_name}"
+    assert (other.elsewhere, store.elsewhere) == (store.artifact_root, "")
+    assert mlflow.get_experiment(other.experiment_id).tags[store_module.EXPERIMENT_TAG] == "langchain-e2e"
+    third = open_store(make_config(tracking_uri=store.uri, data_dir=str(tmp_path / "3" / "else where")))
+    assert len({store.experiment_name, other.experiment_name, third.experiment_name}) == 3
+    assert open_store(config) == other and open_store(make_config(tracking_uri=store.uri)) == store
+
+
+def test_a_run_says_by_which_name_its_experiment_was_asked_for(make_config, store, tmp_path):
+    import mlflow
+
+    tags = []
+    for config in (
+        make_config(tracking_uri=store.uri, data_dir=str(tmp_path / "b")),
+        make_config(tracking_uri=store.uri),
+    ):
+        open_store(config)
+        with runs.run("r", "experiment") as run_id, runs.run("n", "template", nested=True) as nested:
+            pass
+        tags += [mlflow.get_run(number).data.tags.get("lifecycle.experiment") for number in (run_id, nested)]
+    assert tags == ["langchain-e2e", "langchain-e2e", None, None]
+
+
+def test_experiments_of_other_names_have_one_for_each_root_too(make_config, store, tmp_path):
+    config = make_config(tracking_uri=store.uri, data_dir=str(tmp_path / "b"))
+    in_experiment(store, make_config(), "qa-simple-eval")
+    place = in_experiment(open_store(config), config, "qa-simple-eval")
+    assert re.fullmatch(r"qa-simple-eval-b-[0-9a-f]{6}", place.experiment_name)
+    assert place.artifact_root.startswith(f"{tmp_path}/b/")
+
+
+def test_an_experiment_of_another_root_stays_in_the_trash(make_config, store, tmp_path):
+    import mlflow
+
+    mlflow.delete_experiment(store.experiment_id)
+    other = open_store(make_config(tracking_uri=store.uri, data_dir=str(tmp_path / "b")))
+    assert mlflow.get_experiment(store.experiment_id).lifecycle_stage == "deleted"
+    mlflow.delete_experiment(other.experiment_id)
+    again = open_store(make_config(tracking_uri=store.uri, data_dir=str(tmp_path / "b")))
+    assert again == other and mlflow.get_experiment(other.experiment_id).lifecycle_stage == "active"
+
+
+def test_one_that_was_made_elsewhere_by_hand_is_refused(make_config, store, tmp_path):
+    import mlflow
+
+    config = make_config(tracking_uri=store.uri, data_dir=str(tmp_path / "b"))
+    mlflow.create_experiment(name_in(str(tmp_path / "b"), "langchain-e2e"), artifact_location=str(tmp_path / "c"))
     with pytest.raises(ConfigError, match="keeps its artifacts in"):
         open_store(config)
+
+
+def test_a_relative_database_with_a_query_is_the_file_in_the_current_folder(make_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = make_config(tracking_uri="sqlite:///lab/m.db?timeout=30")
+    first = open_store(config)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert open_store(config) == first
+    assert sorted(path.name for path in (tmp_path / "lab").iterdir()) == ["m.db"]
+
+
+# --- a server behind a password ---
+
+
+@pytest.fixture
+def guarded():
+    """A server that looks like MLflow's to whoever says the password; requests to it, with their Authorization."""
+    asked = []
+
+    class Guarded(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Authorization")))
+            knows = asked[-1][1] == f"Basic {base64.b64encode(b'me:hu/sh').decode()}"
+            answer = {"/health": b"OK", "/version": b"3.0.0"}.get(self.path, b"{}")
+            self.send_response(401 if not knows else 404 if answer == b"{}" else 200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+@pytest.mark.parametrize("by_variables", [False, True])
+def test_a_server_behind_a_password(guarded, make_config, monkeypatch, by_variables):
+    import mlflow
+
+    host, asked = guarded
+    for name, value in (("USERNAME", "me"), ("PASSWORD", "hu/sh")):
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value if by_variables else "to be replaced")
+    named = f"http://{host}" if by_variables else f"http://me:hu%2Fsh@{host}"
+    uri, kind, description = choose(make_config(tracking_uri=named))
+    assert (uri, kind) == (f"http://{host}", "named") and "hu" not in description.replace("http", "")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    assert store_module.still_answers()
+    with pytest.raises(mlflow.MlflowException) as caught:
+        mlflow.MlflowClient().get_run("x" * 32)
+    mlflow.set_tracking_uri(before)
+    assert "hu" not in str(caught.value).replace("http", "") and all(password for _, password in asked)
+    assert len({password for _, password in asked}) == 1
+    if not by_variables:
+        with pytest.raises(TrackingUnavailable, match=rf"at http://me:\*\*\*@{host} is not an MLflow server"):
+            choose(make_config(tracking_uri=f"http://me:wrong@{host}"))
 
 
 def test_an_experiment_in_the_trash_is_restored(make_config, store):
