@@ -1,7 +1,8 @@
 """Prompts in MLflow's registry, as this server reads and changes them; mlflow-skinny is enough. Knows no HTTP.
 
-In MLflow a prompt is a registered model with a tag, and its version a model version whose text is a tag. The tags and
-the alias `previous` are the orchestrator's (genai_lifecycle/prompts/promotion.py), so that both see one history.
+In MLflow a prompt is a registered model with a tag, and its version a model version whose text is a tag. The tags are
+the orchestrator's (genai_lifecycle/prompts/promotion.py), so that both see one history; `alias_moves.py`, which both
+have, moves `production` and `previous`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
+from genai_server import alias_moves
+from genai_server.alias_moves import PREVIOUS, MoveRefused, NothingBefore
 from genai_server.errors import BadQuestion, Conflict, RegistryDown, UnknownPrompt
 from genai_server.filters import equals
+from genai_server.lease import PREFIX
 
-PRODUCTION, PREVIOUS = "production", "previous"
-SINCE, FORMER, HOW, DECISION = "production.since", "production.former", "production.how", "gate.decision"
-PASSED = "passed"
+PRODUCTION = "production"
+DECISION, PASSED = "gate.decision", "passed"
 _IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
 _TEXT, _TYPE = "mlflow.prompt.text", "_mlflow_prompt_type"
+_NOT_SHOWN = ("mlflow.", "_mlflow", PREFIX)
 _REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"}
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 
@@ -79,8 +83,7 @@ class PromptRegistry:
     def versions(self, prompt: StoredPrompt) -> list[StoredVersion]:
         """Its versions, newest first."""
         with in_our_words():
-            wanted = f"{equals('name', prompt.name)} AND {_IS_PROMPT}"
-            pages = _pages(self._client().search_model_versions, wanted)
+            pages = _pages(self._client().search_model_versions, _named(prompt.name))
             found = [_version(version, prompt.aliases) for version in pages if version.name == prompt.name]
         return sorted(found, key=lambda version: version.version, reverse=True)
 
@@ -98,7 +101,7 @@ class PromptRegistry:
         raise UnknownPrompt(f"There is no version {number} of {name!r}.", f"The newest is {prompt.newest}.")
 
     def _named(self, name: str) -> StoredPrompt | None:
-        found = self._search(f"{equals('name', name)} AND {_IS_PROMPT}")
+        found = self._search(_named(name))
         return next((prompt for prompt in found if prompt.name == name), None)
 
     def _search(self, wanted: str) -> list[StoredPrompt]:
@@ -113,13 +116,18 @@ class PromptRegistry:
     # --- changing ---
 
     def create(self, name: str, template: str, commit_message: str, tags: Mapping[str, str]) -> StoredVersion:
-        """Version 1, in production. Raises Conflict where the name is taken."""
-        if (there := self._named(name)) and there.newest:
+        """Version 1, in production. Raises Conflict where the name is taken.
+
+        One that was made, and then not put in production because the server was killed, is put there now.
+        """
+        there = self._named(name)
+        is_there = there is not None and there.newest is not None
+        if is_there and (there.aliases or self.find(name, there.newest).template != template):
             raise Conflict(
                 f"There is a prompt {name!r} already.", f"POST /prompts/{name}/versions makes a new version."
             )
-        number = self._register(name, template, commit_message, tags)
-        self._move(self.get(name), number, "created")
+        number = there.newest if is_there else self._register(name, template, commit_message, tags)
+        self._move(name, number, "created")
         return self.find(name, number)
 
     def update(
@@ -129,7 +137,7 @@ class PromptRegistry:
         self.get(name)
         number = self._register(name, template, commit_message, tags)
         if force:
-            self._force(self.get(name), number)
+            self._force(name, number)
         return self.find(name, number)
 
     def point(self, name: str, alias: str, version: int, *, force: bool) -> StoredVersion:
@@ -141,9 +149,9 @@ class PromptRegistry:
             with in_our_words():
                 self._client().set_prompt_alias(name, alias, version)
         elif stored.tags.get(DECISION) == PASSED:
-            self._move(self.get(name), version, "gate")
+            self._move(name, version, "gate")
         elif force:
-            self._force(self.get(name), version)
+            self._force(name, version)
         else:
             raise Conflict(
                 f"{name}/{version} has not passed the gate.", "Evaluate it with --mode evaluate, or send force."
@@ -152,17 +160,15 @@ class PromptRegistry:
 
     def roll_back(self, name: str) -> StoredVersion:
         """Put `previous` in production; the two change places. Raises Conflict where none is recorded."""
-        prompt = self.get(name)
-        now, before = prompt.aliases.get(PRODUCTION), prompt.aliases.get(PREVIOUS)
-        if now is None or before is None or now == before:
+        self.get(name)
+        try:
+            with in_our_words():
+                move = alias_moves.roll_back(self._registered(name), PRODUCTION)
+        except NothingBefore as exc:
             raise Conflict(
                 f"No version of {name!r} before the one in production is recorded.", "Point production at one."
-            )
-        with in_our_words():
-            self._client().set_prompt_alias(name, PRODUCTION, before)
-            self._client().set_prompt_alias(name, PREVIOUS, now)
-        self._tag(name, before, _record(now, "rollback"))
-        return self.find(name, before)
+            ) from exc
+        return self.find(name, move.version)
 
     def delete(self, name: str, version: int | None, *, force: bool) -> None:
         """A version, or the prompt with all of them. Raises Conflict for what is in production without `force`."""
@@ -183,26 +189,55 @@ class PromptRegistry:
             made = self._client().register_prompt(name, template, commit_message or None, dict(tags))
         return int(made.version)
 
-    def _force(self, prompt: StoredPrompt, version: int) -> None:
+    def _force(self, name: str, version: int) -> None:
         reasons = {DECISION: "refused", "gate.forced": "true", "gate.reasons": "by force, over HTTP"}
-        self._tag(prompt.name, version, reasons)
-        self._move(prompt, version, "forced")
-
-    def _move(self, prompt: StoredPrompt, version: int, how: str) -> None:
-        """`previous` first: killed between the two, production is still right."""
-        former = prompt.aliases.get(PRODUCTION)
-        if former == version:
-            return
         with in_our_words():
-            if former is not None:
-                self._client().set_prompt_alias(prompt.name, PREVIOUS, former)
-            self._client().set_prompt_alias(prompt.name, PRODUCTION, version)
-        self._tag(prompt.name, version, _record(former, how))
+            self._registered(name).tag_version(version, reasons)
+        self._move(name, version, "forced")
 
-    def _tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+    def _move(self, name: str, version: int, how: str) -> None:
         with in_our_words():
-            for key, value in tags.items():
-                self._client().set_prompt_version_tag(name, version, key, value)
+            alias_moves.put(self._registered(name), PRODUCTION, version, how)
+
+    def _registered(self, name: str) -> RegisteredPrompt:
+        return RegisteredPrompt(self._client(), name)
+
+
+class RegisteredPrompt:
+    """What `alias_moves` needs of a prompt. Raises MLflow's own exceptions."""
+
+    def __init__(self, client: Any, name: str):
+        self._client, self._name = client, name
+
+    def tags(self) -> Mapping[str, str]:
+        return next((found.tags for found in self._found()), {})
+
+    def aliases(self) -> Mapping[str, int]:
+        return next((_prompt(found).aliases for found in self._found()), {})
+
+    def set_tag(self, key: str, value: str) -> None:
+        self._client.set_prompt_tag(self._name, key, value)
+
+    def delete_tag(self, key: str) -> None:
+        self._client.delete_prompt_tag(self._name, key)
+
+    def has_version(self, version: int) -> bool:
+        found = _pages(self._client.search_model_versions, _named(self._name))
+        return any(int(stored.version) == version for stored in found if stored.name == self._name)
+
+    def set_alias(self, alias: str, version: int) -> None:
+        self._client.set_prompt_alias(self._name, alias, version)
+
+    def delete_alias(self, alias: str) -> None:
+        self._client.delete_prompt_alias(self._name, alias)
+
+    def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_prompt_version_tag(self._name, version, key, value)
+
+    def _found(self) -> Iterator[Any]:
+        found = _pages(self._client.search_registered_models, _named(self._name))
+        return (prompt for prompt in found if prompt.name == self._name)
 
 
 @contextmanager
@@ -210,6 +245,8 @@ def in_our_words() -> Iterator[None]:
     """MLflow's exceptions as the server's own."""
     try:
         yield
+    except MoveRefused as exc:
+        raise Conflict(str(exc), "Look which version is in production, then ask again if need be.") from exc
     except UnsupportedModelRegistryStoreURIException as exc:  # mlflow-skinny on a database
         raise _down() from exc
     except MlflowException as exc:
@@ -224,6 +261,11 @@ def in_our_words() -> Iterator[None]:
 
 def _down() -> RegistryDown:
     return RegistryDown("MLflow's prompt registry does not answer.", "Ask again later.")
+
+
+def _named(name: str) -> str:
+    """May find others too, where the name has an apostrophe."""
+    return f"{equals('name', name)} AND {_IS_PROMPT}"
 
 
 def _pages(search: Any, wanted: str) -> Iterator[Any]:
@@ -257,12 +299,8 @@ def _version(found: Any, aliases: Mapping[str, int]) -> StoredVersion:
 
 
 def _own(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags that people and we gave; MLflow keeps its own beside them."""
-    return {key: value for key, value in sorted(tags.items()) if not key.startswith(("mlflow.", "_mlflow"))}
-
-
-def _record(former: int | None, how: str) -> Mapping[str, str]:
-    return {SINCE: _iso(datetime.now(UTC)), HOW: how, FORMER: str(former) if former is not None else "none"}
+    """The tags that people gave, and what we say of a version; MLflow keeps its own beside them, and we leases."""
+    return {key: value for key, value in sorted(tags.items()) if not key.startswith(_NOT_SHOWN)}
 
 
 def _iso(moment: datetime) -> str:

@@ -1,12 +1,11 @@
 """Which version of a prompt is in production: past the gate, in spite of it, or back to the one before.
 
-`previous` is the version that `production` pointed at before; it moves first, so that a process killed between the
-two leaves a production that was right.
+`previous` is the version that `production` pointed at before. How the two aliases move is in `tracking/alias_moves.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from statistics import fmean
@@ -14,13 +13,14 @@ from statistics import fmean
 from genai_lifecycle.errors import NotFound
 from genai_lifecycle.evaluation.gate import Evidence, Policy, decide
 from genai_lifecycle.prompts import registry
-from genai_lifecycle.prompts.registry import PREVIOUS, PRODUCTION
+from genai_lifecycle.prompts.registry import PRODUCTION
 from genai_lifecycle.prompts.variables import mismatch
 from genai_lifecycle.results import Decision, PromptRef, StoredPrompt, StoredVersion
+from genai_lifecycle.tracking.alias_moves import ROLLBACK, NothingBefore
 
 # Tags of a version that was put in production: when, in place of which one, and how it got there.
 SINCE, FORMER, HOW = "production.since", "production.former", "production.how"
-CREATED, GATE, FORCED, ROLLED_BACK = "created", "gate", "forced", "rollback"
+CREATED, GATE, FORCED, ROLLED_BACK = "created", "gate", "forced", ROLLBACK
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,14 @@ def put_in_production(
     """
     if winner.version is None:
         return winner, None
+    for name in dict.fromkeys(prompt.name for prompt in (winner, *live)):
+        registry.settle(name)
     is_there = str(winner) in map(str, live)
     decision = None if is_there else _in_place_of(winner, live, gate, override)
     stays = winner if decision is None or decision.allowed else _best(live, gate)
     for prompt in live:
         if prompt.name != stays.name:
-            registry.remove_alias(prompt.name, PRODUCTION)
+            registry.take_out_of_production(prompt.name)
     return stays, decision
 
 
@@ -132,15 +134,12 @@ def move(prompt: StoredPrompt, number: int, how: str, former: StoredVersion | No
 
     Args:
         former: the version whose place it takes, where that is another prompt's.
+
+    Raises:
+        Busy: others move `production` all the time.
     """
-    own = prompt.aliases.get(PRODUCTION)
-    if own == number:
-        return
-    if own is not None:
-        registry.set_alias(prompt.name, PREVIOUS, own)
-    registry.set_alias(prompt.name, PRODUCTION, number)
-    others = former is not None and former.name != prompt.name
-    registry.tag_version(prompt.name, number, _record(str(former) if others else own, how))
+    other = str(former) if former is not None and former.name != prompt.name else ""
+    registry.put_in_production(prompt.name, number, how, other)
 
 
 def roll_back(prompt: StoredPrompt) -> tuple[int, int]:
@@ -148,16 +147,15 @@ def roll_back(prompt: StoredPrompt) -> tuple[int, int]:
 
     Raises:
         NotFound: no former version is recorded, or it was deleted.
+        Busy: another command has just moved `production`, or others do all the time.
     """
-    now, before = prompt.aliases.get(PRODUCTION), prompt.aliases.get(PREVIOUS)
-    if now is None or before is None or now == before:
+    try:
+        done = registry.roll_back(prompt.name)
+    except NothingBefore as exc:
         raise NotFound(
             f"No version of {prompt.name!r} before the one in production is recorded.", hint=_other_way(prompt)
-        )
-    registry.set_alias(prompt.name, PRODUCTION, before)
-    registry.set_alias(prompt.name, PREVIOUS, now)
-    registry.tag_version(prompt.name, before, _record(now, ROLLED_BACK))
-    return before, now
+        ) from exc
+    return done.version, done.former
 
 
 def _other_way(prompt: StoredPrompt) -> str:
@@ -179,10 +177,6 @@ def since(prompt: PromptRef) -> str:
 def renew(version: StoredVersion) -> None:
     """Count a version that is in production as the one put there last: `deploy` then takes it before the others."""
     registry.tag_version(version.name, version.version, {SINCE: _now()})
-
-
-def _record(former: int | str | None, how: str) -> Mapping[str, str]:
-    return {SINCE: _now(), HOW: how, FORMER: str(former) if former is not None else "none"}
 
 
 def _now() -> str:

@@ -7,17 +7,21 @@ for these gives everything in one call, as MLflow's UI and plain REST see it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from genai_lifecycle.errors import NotFound, TrackingUnavailable
 from genai_lifecycle.results import PromptRef, StoredPrompt, StoredVersion
+from genai_lifecycle.tracking import alias_moves, lease
+from genai_lifecycle.tracking.alias_moves import Move
 from genai_lifecycle.tracking.filters import equals
 from genai_lifecycle.tracking.seam import seam
 
-PRODUCTION, PREVIOUS = "production", "previous"
+PRODUCTION, PREVIOUS = "production", alias_moves.PREVIOUS
 # What a server without a prompt registry says: an older one has no such route, a restricted one no such feature.
 _NO_REGISTRY = {"ENDPOINT_NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED"}
 _IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
 _TEXT, _TYPE = "mlflow.prompt.text", "_mlflow_prompt_type"
+_NOT_SHOWN = ("mlflow.", "_mlflow", lease.PREFIX)
 
 
 # --- what there is --------------------------------------------------------------------------------
@@ -30,16 +34,25 @@ def all_prompts() -> list[StoredPrompt]:
 
 def find(name: str) -> StoredPrompt | None:
     """The prompt, or None."""
-    return next((prompt for prompt in _search(f"{equals('name', name)} AND {_IS_PROMPT}") if prompt.name == name), None)
+    return next((prompt for prompt in _search(_named(name)) if prompt.name == name), None)
+
+
+def _named(name: str) -> str:
+    """May find others too, where the name has an apostrophe."""
+    return f"{equals('name', name)} AND {_IS_PROMPT}"
+
+
+def _search(wanted: str) -> list[StoredPrompt]:
+    return [_prompt(found) for found in _search_mlflow(wanted)]
 
 
 @seam
-def _search(wanted: str) -> list[StoredPrompt]:
+def _search_mlflow(wanted: str) -> list[Any]:
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        return [_prompt(found) for found in mlflow.search_registered_models(filter_string=wanted)]
+        return mlflow.search_registered_models(filter_string=wanted)
     except MlflowException as exc:
         if _has_no_registry(exc):
             raise TrackingUnavailable(
@@ -61,7 +74,7 @@ def versions(prompt: StoredPrompt) -> list[StoredVersion]:
     """Its versions, newest first; empty where all were deleted one by one."""
     import mlflow
 
-    found = mlflow.search_model_versions(filter_string=f"{equals('name', prompt.name)} AND {_IS_PROMPT}")
+    found = mlflow.search_model_versions(filter_string=_named(prompt.name))
     stored = [_version(version, prompt.aliases) for version in found if version.name == prompt.name]
     return sorted(stored, key=lambda version: version.version, reverse=True)
 
@@ -97,8 +110,8 @@ def _version(found, aliases: Mapping[str, int]) -> StoredVersion:
 
 
 def _own(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags that people and we gave; MLflow keeps its own beside them."""
-    return {key: value for key, value in sorted(tags.items()) if not key.startswith(("mlflow.", "_mlflow"))}
+    """The tags that people gave, and what we say of a version; MLflow keeps its own beside them, and we leases."""
+    return {key: value for key, value in sorted(tags.items()) if not key.startswith(_NOT_SHOWN)}
 
 
 def _has_no_registry(exc: Exception) -> bool:
@@ -129,14 +142,6 @@ def set_alias(name: str, alias: str, version: int) -> None:
 
 
 @seam
-def remove_alias(name: str, alias: str) -> None:
-    """Take the alias from the version that has it."""
-    import mlflow
-
-    mlflow.genai.delete_prompt_alias(name, alias)
-
-
-@seam
 def tag_version(name: str, version: int, tags: Mapping[str, str]) -> None:
     """Set tags of one version."""
     import mlflow
@@ -159,6 +164,82 @@ def delete(name: str) -> None:
     import mlflow
 
     mlflow.MlflowClient().delete_prompt(name)
+
+
+# --- production and previous ----------------------------------------------------------------------
+
+
+@seam
+def put_in_production(name: str, version: int, how: str, in_place_of: str = "") -> None:
+    """Move `production`, and `previous` with it; see `alias_moves.put`. Raises Busy when others do all the time."""
+    alias_moves.put(_RegisteredPrompt(name), PRODUCTION, version, how, in_place_of)
+
+
+@seam
+def roll_back(name: str) -> Move:
+    """`production` and `previous` change places; see `alias_moves.roll_back`.
+
+    Raises:
+        alias_moves.NothingBefore: no former version is recorded.
+        Busy: another command has just moved production, or others do all the time.
+    """
+    return alias_moves.roll_back(_RegisteredPrompt(name), PRODUCTION)
+
+
+@seam
+def take_out_of_production(name: str) -> None:
+    """No version has `production` any more. Raises Busy when others move it all the time."""
+    prompt = _RegisteredPrompt(name)
+    with alias_moves.still(prompt):
+        prompt.delete_alias(PRODUCTION)
+
+
+@seam
+def settle(name: str) -> None:
+    """Bring a move of `production` to its end that was killed. Raises Busy when others move it all the time."""
+    alias_moves.settle(_RegisteredPrompt(name))
+
+
+class _RegisteredPrompt:
+    """What `alias_moves` needs of a prompt."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def tags(self) -> Mapping[str, str]:
+        return next((found.tags for found in _search_mlflow(_named(self._name)) if found.name == self._name), {})
+
+    def aliases(self) -> Mapping[str, int]:
+        prompt = find(self._name)
+        return prompt.aliases if prompt else {}
+
+    @seam
+    def set_tag(self, key: str, value: str) -> None:
+        import mlflow
+
+        mlflow.MlflowClient().set_prompt_tag(self._name, key, value)
+
+    @seam
+    def delete_tag(self, key: str) -> None:
+        import mlflow
+
+        mlflow.MlflowClient().delete_prompt_tag(self._name, key)
+
+    def has_version(self, version: int) -> bool:
+        prompt = find(self._name)
+        return prompt is not None and any(stored.version == version for stored in versions(prompt))
+
+    def set_alias(self, alias: str, version: int) -> None:
+        set_alias(self._name, alias, version)
+
+    @seam
+    def delete_alias(self, alias: str) -> None:
+        import mlflow
+
+        mlflow.genai.delete_prompt_alias(self._name, alias)
+
+    def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
+        tag_version(self._name, version, tags)
 
 
 # --- the templates of the experiment --------------------------------------------------------------

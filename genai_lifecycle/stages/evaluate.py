@@ -373,6 +373,7 @@ def _promote(
             f"{prompt.name} is not in the prompt registry.",
             hint="Register it: --mode prompts create, then evaluate it with --prompt.",
         )
+    registry.settle(prompt.name)
     stored = registry.require(prompt.name)
     if stored.aliases.get(registry.PRODUCTION) == prompt.version:
         return None, prompt

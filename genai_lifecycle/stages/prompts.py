@@ -113,7 +113,10 @@ def run_prompts(wish: PromptsWish, gate: Callable[[], Gate]) -> PromptsResult:
         ConfigError: the name is taken, or the version is in production and `even_in_production` was not given.
         GateRefused: the gate refused to move `production` by `alias`.
         TrackingUnavailable: MLflow does not answer, or keeps no prompts.
+        Busy: others move `production` at this moment.
     """
+    if wish.action in CHANGES:
+        registry.settle(wish.name)
     return ACTIONS[wish.action](wish, gate)
 
 
@@ -182,7 +185,8 @@ def _create(wish: PromptsWish, _) -> PromptsResult:
     """Register version 1 and put it in production. The same command after a kill does what was left to do."""
     prompt = registry.find(wish.name)
     there = prompt is not None and prompt.latest is not None
-    if there and (prompt.aliases or registry.version_of(prompt, prompt.latest).template != wish.template):
+    is_used = there and not prompt.aliases.items() <= {(PRODUCTION, prompt.latest)}
+    if is_used or (there and registry.version_of(prompt, prompt.latest).template != wish.template):
         raise ConfigError(
             f"There is a prompt {wish.name!r} already.", hint="--mode prompts update makes a new version."
         )
@@ -270,6 +274,7 @@ def _result(wish: PromptsWish, number: int, message: str, decision: Decision | N
     return PromptsResult(wish.action, message, (prompt,), (version,), decision=decision)
 
 
+CHANGES = ("create", "update", "alias", "delete")  # rollback, too, which has to see what was left unfinished
 ACTIONS: dict[str, Callable[[PromptsWish, Callable[[], Gate]], PromptsResult]] = {
     "list": _list,
     "show": _show,

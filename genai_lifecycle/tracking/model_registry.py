@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from genai_lifecycle.errors import NotFound, TrackingUnavailable
+from genai_lifecycle.tracking import alias_moves
+from genai_lifecycle.tracking.alias_moves import PREVIOUS
 from genai_lifecycle.tracking.seam import s3_problem, seam
 
-CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+CANDIDATE, CHAMPION = "candidate", "champion"
+BY_TEST = "test"  # how a version became champion; the other way is a rollback
 
 
 @dataclass(frozen=True)
@@ -143,36 +146,114 @@ def tag_version(name: str, version: str, tags: Mapping[str, str]) -> None:
         mlflow.MlflowClient().set_model_version_tag(name, version, key, value)
 
 
+# --- champion and previous ------------------------------------------------------------------------
+
+
+@seam
 def promote(candidate: ModelVersion) -> tuple[str, str | None]:
     """Make a version that passed its test the champion; returns (champion, previous).
 
-    `previous` moves first: a process killed between the two leaves a champion that did pass, and the same
-    command then does the rest. A version that is the champion already moves nothing.
+    A version that is the champion already moves nothing. Raises Busy when others move the aliases all the time.
     """
-    champion = by_alias(candidate.name, CHAMPION)
-    if champion is not None and champion.version != candidate.version:
-        set_alias(candidate.name, PREVIOUS, champion.version)
-    if champion is None or champion.version != candidate.version:
-        set_alias(candidate.name, CHAMPION, candidate.version)
+    alias_moves.put(_RegisteredModel(candidate.name), CHAMPION, int(candidate.version), BY_TEST)
     previous = by_alias(candidate.name, PREVIOUS)
     return candidate.version, previous.version if previous else None
 
 
+@seam
 def swap_champion(name: str) -> tuple[str, str]:
     """Make `previous` the champion, and the champion `previous`; returns (champion, previous).
 
     Raises:
         NotFound: there is no champion, or none before it.
+        Busy: another command has just moved the champion, or others do all the time.
     """
-    champion, previous = by_alias(name, CHAMPION), by_alias(name, PREVIOUS)
-    if champion is None or previous is None or champion.version == previous.version:
+    try:
+        move = alias_moves.roll_back(_RegisteredModel(name), CHAMPION)
+    except alias_moves.NothingBefore as exc:
         raise NotFound(
             f"No version of {name!r} before the champion is recorded.",
             hint="A second version that passes --mode test makes the first one `previous`.",
-        )
-    set_alias(name, CHAMPION, previous.version)
-    set_alias(name, PREVIOUS, champion.version)
-    return previous.version, champion.version
+        ) from exc
+    return str(move.version), str(move.former)
+
+
+@seam
+def settle(name: str) -> None:
+    """Bring a move of the aliases to its end that was killed. Raises Busy when others move them all the time."""
+    alias_moves.settle(_RegisteredModel(name))
+
+
+@seam
+def remove_unless_named(name: str, version: str) -> tuple[str, ...]:
+    """Delete a version that has no alias, while none can move; returns the aliases for which it stays.
+
+    Raises Busy when others move the aliases all the time.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    with alias_moves.still(_RegisteredModel(name)):
+        aliases = tuple(client.get_model_version(name, version).aliases)
+        if not aliases:
+            client.delete_model_version(name, version)
+    return aliases
+
+
+class _RegisteredModel:
+    """What `alias_moves` needs of a registered model."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def tags(self) -> Mapping[str, str]:
+        model = _registered_model(self._name)
+        return dict(model.tags) if model else {}
+
+    def aliases(self) -> Mapping[str, int]:
+        model = _registered_model(self._name)
+        return {alias: int(version) for alias, version in model.aliases.items()} if model else {}
+
+    @seam
+    def set_tag(self, key: str, value: str) -> None:
+        import mlflow
+
+        mlflow.MlflowClient().set_registered_model_tag(self._name, key, value)
+
+    @seam
+    def delete_tag(self, key: str) -> None:
+        import mlflow
+
+        mlflow.MlflowClient().delete_registered_model_tag(self._name, key)
+
+    def has_version(self, version: int) -> bool:
+        return by_version(self._name, str(version)) is not None
+
+    def set_alias(self, alias: str, version: int) -> None:
+        set_alias(self._name, alias, str(version))
+
+    @seam
+    def delete_alias(self, alias: str) -> None:
+        import mlflow
+
+        mlflow.MlflowClient().delete_registered_model_alias(self._name, alias)
+
+    def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
+        tag_version(self._name, str(version), tags)
+
+
+@seam
+def _registered_model(name: str) -> Any:
+    """As MLflow has it, or None."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return mlflow.MlflowClient().get_registered_model(name)
+    except MlflowException as exc:
+        if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 # --- the files of a version -----------------------------------------------------------------------

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 from genai_lifecycle import interruption
-from genai_lifecycle.errors import LifecycleError, NotFound, StorageFailed, TrackingUnavailable
+from genai_lifecycle.errors import Busy, LifecycleError, NotFound, StorageFailed, TrackingUnavailable
 from genai_lifecycle.storage import problems
 from genai_lifecycle.tracking.address import without_password
+from genai_lifecycle.tracking.alias_moves import MoveRefused
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +49,8 @@ def translated(exc: BaseException) -> LifecycleError | None:
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
+    if isinstance(exc, MoveRefused):
+        return Busy(str(exc), hint="Look which version is in use now, then run the same command again if need be.")
     if problem := s3_problem(exc):
         return problem
     chain = list(_causes(exc))

@@ -15,6 +15,7 @@ import pytest
 from conftest import StandIn, free_port
 from fastapi.testclient import TestClient
 
+from genai_server import alias_moves
 from genai_server.answerers import EngineAnswerer
 from genai_server.app import create_app
 from genai_server.errors import BadQuestion, NoRegistry, Overloaded, RegistryDown, UnknownPrompt
@@ -399,6 +400,28 @@ def test_a_prompt_is_made_once(client):
     refused(client.post("/prompts/once/rollback"), 409, "before the one in production")
     refused(client.put("/prompts/once/aliases/x", json={"version": 9}), 404, "no version 9")
     refused(client.post("/prompts/never/versions", json={"template": "x"}), 404, "no prompt 'never'")
+
+
+def test_a_prompt_that_a_killed_server_made_is_put_in_production_by_the_same_request(client, theirs):
+    theirs.register_prompt("half", "{{question}}")
+    refused(client.post("/prompts", json={"name": "half", "template": "other"}), 409, "already")
+    made = create(client, "half", "{{question}}")
+    assert (made["version"], made["aliases"]) == (1, ["production"])
+
+
+def test_while_another_program_moves_the_aliases_nothing_is_moved(client, theirs, monkeypatch):
+    monkeypatch.setattr(alias_moves, "PATIENCE_S", 0.1)
+    create(client, "moving", "One: {{question}}")
+    client.post("/prompts/moving/versions", json={"template": "Two: {{question}}", "force": True})
+    claim = {"host": "elsewhere", "pid": 1, "started": "", "until_ms": int(time.time() * 1000) + 60_000, "note": {}}
+    theirs.set_prompt_tag("moving", "lifecycle.lease.theirs", json.dumps(claim))
+    refused(client.post("/prompts/moving/rollback"), 409, "Another command moves these aliases at this moment")
+    third = {"template": "Three: {{question}}", "force": True}
+    refused(client.post("/prompts/moving/versions", json=third), 409, "process 1 on elsewhere")
+    listed = {prompt["name"]: prompt for prompt in client.get("/prompts").json()["prompts"]}
+    assert listed["moving"]["aliases"] == {"previous": 1, "production": 2} and listed["moving"]["tags"] == {}
+    theirs.set_prompt_tag("moving", "lifecycle.lease.theirs", json.dumps(claim | {"until_ms": 0}))
+    assert client.post("/prompts/moving/rollback").json()["version"] == 1
 
 
 def test_a_running_server_follows_a_rollback(client):
