@@ -11,7 +11,7 @@ LifecycleError                exit 1
  |- CasesInvalid              exit 9   the case file is missing, empty or malformed
  |- PortTaken                 exit 10  another program listens where ours should
  |- StorageFailed             exit 11  the artifact root, the scratch or the log folder cannot be written
- |- Busy                      exit 12  another run works on the same data directory
+ |- Busy                      exit 12  another run works on the same store, or another command moves the same aliases
  |- ServerFailed              exit 13  a server did not become ready, crashed again and again, or does not answer
  |- ConversionFailed          exit 14  the converted model answers with other tokens than transformers
  |- ServerDiffers             exit 15  a running server is not what the registry says
@@ -101,7 +101,7 @@ class StorageFailed(LifecycleError):
 
 
 class Busy(LifecycleError):
-    """Another run holds the lock of the data directory."""
+    """Another run works on the store, or another command has just moved the aliases."""
 
     exit_code = 12
 

@@ -1,4 +1,7 @@
-"""One run at a time on one data directory. The lock goes with the process, however that ends."""
+"""One process at a time on one folder. The lock goes with the process, however that ends.
+
+The lock of a store, which several machines may share, is in `tracking/store_lock.py`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def only_run(folder: Path) -> Iterator[None]:
             file.seek(0)
             raise Busy(
                 f"Another run (process {file.read().strip() or 'unknown'}) works on {folder}.",
-                hint="Wait until it has ended, or use another --data-dir.",
+                hint="Wait until it has ended.",
             ) from exc
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ExportDeclined
-from genai_lifecycle.lock import only_run
 from genai_lifecycle.model_source import ModelSource, find_model
 from genai_lifecycle.results import (
     Cleaning,
@@ -29,9 +27,9 @@ from genai_lifecycle.results import (
     ServerComparison,
     VerificationReport,
 )
-from genai_lifecycle.storage.address import is_s3
 from genai_lifecycle.tracking import runs
 from genai_lifecycle.tracking.store import Store, open_store
+from genai_lifecycle.tracking.store_lock import only_run_on
 
 if TYPE_CHECKING:
     from genai_lifecycle.prompts.promotion import Gate
@@ -44,7 +42,7 @@ class MLflow3E2ELifecycle:
     """The stages of one configuration. The store and the model are looked up once, when first needed."""
 
     def __init__(self, config: E2EConfig, *, writes: bool = True):
-        self.config, self._writes = config, writes  # whether artifacts will be written
+        self.config, self._writes = config, writes  # False: makes no experiment, and changes no run
         self._locked = False
 
     @cached_property
@@ -56,7 +54,7 @@ class MLflow3E2ELifecycle:
     def store(self) -> Store:
         """The MLflow store, opened. Raises TrackingUnavailable, StorageFailed or ConfigError."""
         store = open_store(self.config, writes=self._writes)
-        if dead := runs.close_dead_runs(store):
+        if self._writes and (dead := runs.close_dead_runs(store)):
             log.info("%d run(s) of a process that was killed were marked as KILLED.", dead)
         return store
 
@@ -132,11 +130,10 @@ class MLflow3E2ELifecycle:
         return serve_plan(self.config, self.store)
 
     def export(self) -> ExportResult:
-        """Write the bundle of the champion, or of the version that the configuration names."""
+        """Write the bundle of the champion, or of the version that the configuration names. The store is only read."""
         from genai_lifecycle.stages.export import export_model
 
-        with self._alone():
-            return export_model(self.config, self.store)
+        return export_model(self.config, self.store)
 
     def verify(self) -> ServerComparison:
         """A running server beside the registry; changes nothing."""
@@ -149,7 +146,7 @@ class MLflow3E2ELifecycle:
         """What may be removed; it is, when the configuration says `apply`."""
         from genai_lifecycle.stages.clean import clean
 
-        with self._alone():
+        with self._alone() if self.config.apply else nullcontext():
             return clean(self.config, self.store)
 
     def run_all(self, done: Callable[[str, object], None] = lambda stage, result: None) -> LifecycleResult:
@@ -187,24 +184,15 @@ class MLflow3E2ELifecycle:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock of the artifact root (of the database's folder where the root is in S3, of the staging
-        folder where a server keeps the artifacts).
-
-        `run_all` holds it from the first stage to the last, so the stages inside it find it held.
+        """Hold the lock of the store. `run_all` holds it from the first stage to the last, so the stages inside it
+        find it held.
         """
         if self._locked:
             yield
             return
-        with only_run(self._lock_folder()):
+        with only_run_on(self.store.uri):
             self._locked = True
             try:
                 yield
             finally:
                 self._locked = False
-
-    def _lock_folder(self) -> Path:
-        if self.store.direct and not is_s3(self.config.data_dir):
-            return Path(self.config.data_dir)
-        if self.store.uri.startswith("sqlite:///"):
-            return Path(self.store.uri.removeprefix("sqlite:///")).parent
-        return self.config.staging_dir

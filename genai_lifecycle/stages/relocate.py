@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, NotFound
-from genai_lifecycle.lock import only_run
-from genai_lifecycle.results import Relocation
+from genai_lifecycle.results import MovedColumn, Relocation
 from genai_lifecycle.storage.address import S3Root, is_s3
 from genai_lifecycle.tracking import locations
-from genai_lifecycle.tracking.address import sqlite_file
 from genai_lifecycle.tracking.locations import Prefix
+from genai_lifecycle.tracking.store_lock import only_run_on
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +34,26 @@ def relocate(config: E2EConfig) -> Relocation:
     old, new = _places(config)
     forms = [form for place in old for form in locations.prefixes(place, new)]
     _require_place(config, new)
-    with _alone(config, [*old, new]):
-        backup = locations.back_up(config.database_uri) if config.apply and _finds_any(config, forms) else None
-        with locations.opened(config.database_uri) as database:
-            columns = database.below(forms)
-            missing = _missing(database.of_models(forms), allowed=config.allow_missing)
-            changed = database.rewrite(forms) if config.apply else 0
-    return Relocation(old[0], new, tuple(columns), changed, str(backup) if backup else None, tuple(missing))
+    columns, missing = _look(config, forms)
+    if not config.apply or not columns:
+        return Relocation(old[0], new, columns, 0, None, missing)
+    with only_run_on(config.database_uri):
+        backup = locations.back_up(config.database_uri)
+        columns, missing, changed = _rewrite(config, forms)
+    return Relocation(old[0], new, columns, changed, str(backup) if backup else None, missing)
 
 
-def _finds_any(config: E2EConfig, forms: Sequence[Prefix]) -> bool:
-    """A look first, so that a command which has nothing to do, or is refused, leaves no copy of the database."""
+def _look(config: E2EConfig, forms: Sequence[Prefix]) -> tuple[tuple[MovedColumn, ...], tuple[str, ...]]:
+    """What would be rewritten, and the missing models: without a lock, and without a copy of the database."""
     with locations.opened(config.database_uri) as database:
-        _missing(database.of_models(forms), allowed=config.allow_missing)
-        return bool(database.below(forms))
+        return tuple(database.below(forms)), _missing(database.of_models(forms), allowed=config.allow_missing)
+
+
+def _rewrite(config: E2EConfig, forms: Sequence[Prefix]) -> tuple[tuple[MovedColumn, ...], tuple[str, ...], int]:
+    with locations.opened(config.database_uri) as database:
+        columns = tuple(database.below(forms))
+        missing = _missing(database.of_models(forms), allowed=config.allow_missing)
+        return columns, missing, database.rewrite(forms)
 
 
 def _require_no_server(config: E2EConfig) -> None:
@@ -105,26 +109,12 @@ def _require_place(config: E2EConfig, new: str) -> None:
         )
 
 
-def _missing(addresses: Sequence[str], *, allowed: bool) -> list[str]:
+def _missing(addresses: Sequence[str], *, allowed: bool) -> tuple[str, ...]:
     """The models that are not at their new address; raises NotFound for them unless they may be missing."""
-    missing = [address for address in addresses if not locations.has_model(address)]
+    missing = tuple(address for address in addresses if not locations.has_model(address))
     if missing and not allowed:
         raise NotFound(
             f"{len(missing)} of {len(addresses)} models are not at the new place, for example {missing[0]}.",
             hint="Nothing was changed. Move all files first, check --from and --to; --allow-missing goes on without.",
         )
     return missing
-
-
-@contextmanager
-def _alone(config: E2EConfig, places: Sequence[str]) -> Iterator[None]:
-    """Hold every lock that a run over this store may hold, wherever it thinks that the artifacts are."""
-    folders = [Path(place) for place in places if not is_s3(place)]
-    if config.database_uri.startswith("sqlite:///"):
-        folders.append(sqlite_file(config.database_uri).parent)
-    folders.append(config.staging_dir)
-    with ExitStack() as held:
-        for folder in dict.fromkeys(folder.resolve() for folder in folders):
-            if folder.is_dir():
-                held.enter_context(only_run(folder))
-        yield

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, make_cases
 
 from genai_lifecycle import cli
+from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.results import Decision, ExperimentResult, Interval, PromptRef, Verdict
 
 
@@ -127,9 +127,12 @@ def test_a_data_directory_that_cannot_be_made(run, tmp_path):
 
 
 def test_two_runs_at_once(run, tmp_path, tiny_gpt2):
-    from genai_lifecycle.lock import only_run
+    from genai_lifecycle.tracking.store import open_store
+    from genai_lifecycle.tracking.store_lock import only_run_on
 
-    with only_run(Path(tmp_path / "artifacts")):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    open_store(E2EConfig(tracking_uri=uri, data_dir=str(tmp_path / "artifacts")))
+    with only_run_on(uri):
         assert_told(run("--mode", "experiment", "--model", str(tiny_gpt2)), 12, "Another run")
 
 

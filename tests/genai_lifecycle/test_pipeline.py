@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from genai_lifecycle.errors import BundleError, ExportDeclined
@@ -13,10 +11,10 @@ STAGES = ("experiment", "deploy", "test", "serve", "export")
 
 
 @pytest.fixture
-def lifecycle(make_config, monkeypatch):
+def lifecycle(make_config, store, monkeypatch):
     """A life whose stages return their names."""
     lifecycle = MLflow3E2ELifecycle(make_config())
-    monkeypatch.setitem(vars(lifecycle), "store", SimpleNamespace(direct=True))
+    monkeypatch.setitem(vars(lifecycle), "store", store)
     for name in STAGES:
         monkeypatch.setattr(lifecycle, name, lambda name=name: name)
     return lifecycle

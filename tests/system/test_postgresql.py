@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -20,6 +21,7 @@ from genai_lifecycle.errors import ConfigError, TrackingUnavailable
 from genai_lifecycle.tracking import postgresql
 from genai_lifecycle.tracking import store as store_module
 from genai_lifecycle.tracking.store import open_store
+from genai_lifecycle.tracking.store_lock import only_run_on
 from genai_lifecycle.tracking.ui import ui_command
 
 NAME = "model-in-postgresql"
@@ -116,6 +118,13 @@ def test_relocate_rewrites_the_addresses(life):
     assert done.returncode == 0 and "addresses were rewritten" in done.stdout, done.stderr
     assert life.findings()["artifact locations"] == "ok"
     assert life.run("serve").returncode == 0
+
+
+def test_one_run_at_a_time_whatever_its_artifact_root(life, tmp_path):
+    with only_run_on(life.uri):
+        refused = life.run("deploy", "--experiment-name", "another", "--data-dir", str(tmp_path / "artifacts"))
+        assert refused.returncode == 12 and f"Another run (process {os.getpid()} on " in refused.stderr
+        assert life.run("serve").returncode == 0  # which only reads
 
 
 def test_the_password_is_nowhere(life):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -15,6 +14,7 @@ from genai_lifecycle.stages.relocate import relocate
 from genai_lifecycle.storage.address import S3Root
 from genai_lifecycle.tracking import locations, model_registry
 from genai_lifecycle.tracking.store import open_store
+from genai_lifecycle.tracking.store_lock import only_run_on
 
 
 @pytest.fixture
@@ -126,10 +126,9 @@ def test_what_is_missing_may_be_left_behind_and_says_what_is_missing(moved, tmp_
 
 
 def test_it_waits_for_no_other_run(moved):
-    with open(f"{moved.move_to}/.lifecycle.lock", "a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(Busy):
-            relocate(replace(moved, apply=True))
+    with only_run_on(moved.database_uri), pytest.raises(Busy):
+        relocate(replace(moved, apply=True))
+    assert not backups(moved)
 
 
 def test_a_server_is_refused_with_what_to_do(make_config):
