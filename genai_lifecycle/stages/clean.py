@@ -9,7 +9,8 @@ import logging
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from genai_lifecycle.lock import only_run
 from genai_lifecycle.prompts import registry
 from genai_lifecycle.results import Cleaning, Disposal
 from genai_lifecycle.scratch import PREFIX
-from genai_lifecycle.tracking import inventory, trash
+from genai_lifecycle.tracking import inventory, model_registry, trash
+from genai_lifecycle.tracking.files_in_use import FilesInUse
 from genai_lifecycle.tracking.inventory import CLEANED_TAG, Model, Run, Version
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.tracking.store import Store, absolute
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ class Contents:
     runs: Sequence[Run]  # with the model's evaluations, which have experiments of their own
     versions: Sequence[Version]  # of our registered model
     other_versions: Sequence[Version]  # of every other one
-    models: Sequence[Model]
+    models: Sequence[Model]  # of our experiment
+    other_models: Sequence[Model]  # of every other one
 
     @cached_property
     def children(self) -> Mapping[str, list[Run]]:
@@ -63,47 +66,103 @@ class Contents:
         yield run
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """What goes."""
+
+    versions: Sequence[Version]
+    own_models: Sequence[Model]  # of these versions
+    models: Sequence[Model]  # that no version has
+    runs: Sequence[Run]  # children before their parents
+    spared: int = 0  # logged models and families of runs that stay for their files' sake
+
+
 def clean(config: E2EConfig, store: Store) -> Cleaning:
     """Find what may go, and remove it when `config.apply` is set.
 
-    Never a version with an alias, nor the runs and traces that it came from. Everything is removed in an order that
-    leaves nothing half usable: killed at any moment, the same command goes on.
+    Never a version with an alias, nor the runs and traces that it came from, nor files that are not below the artifact
+    root. Everything is removed in an order that leaves nothing half usable: killed at any moment, the same command
+    goes on.
 
     Raises:
         Busy: another run works on the store (the caller holds the lock).
         TrackingUnavailable, StorageFailed: the store stopped answering; what was removed until then is gone.
     """
+    if config.apply:
+        _settle(config)
     contents = _read(config, store)
-    versions = _old_versions(config, contents)
-    staying = [version for version in contents.versions if version not in versions]
-    models = _models_without_version(config, contents)
-    runs = _old_runs(config, contents, _protected(contents, staying))
+    leaving = _leaving(config, store, contents)
     scratch = _abandoned(config)
     disposals = (
         *[Disposal("scratch", str(path), why, _bytes(path)) for path, why in scratch],
-        *[_of_version(version) for version in versions],
-        *[_of_model(model) for model in models],
-        *[_of_run(run) for run in runs],
+        *[_of_version(contents, version, leaving) for version in leaving.versions],
+        *[_of_model(model) for model in leaving.models],
+        *[_of_run(run) for run in leaving.runs],
     )
     removed = 0
     if config.apply and disposals:
         with progress.steps("Removing", len(disposals)) as advance:
             paths = [path for path, _ in scratch]
-            for gone in _removals(store, contents, paths, versions, models, runs):
+            for gone in _removals(config, store, contents, paths, leaving):
                 removed += gone
                 advance(1)
-    return Cleaning(disposals, removed, _kept(config, staying), "" if store.direct else IN_TRASH)
+    return Cleaning(disposals, removed, _kept(config, contents, leaving), "" if store.direct else IN_TRASH)
+
+
+def _settle(config: E2EConfig) -> None:
+    """A version may be without its alias where a rollback was killed in the middle."""
+    model_registry.settle(config.registered_model_name)
+    with suppress(TrackingUnavailable):  # a server that keeps no prompts; where it is gone, the next call says so
+        for prompt in registry.all_prompts():
+            registry.settle(prompt.name)
 
 
 def _read(config: E2EConfig, store: Store) -> Contents:
     every = inventory.versions()
-    found = [*inventory.runs(store.experiment_id), *inventory.evaluations(config.registered_model_name)]
+    ours = [store.experiment_id] if store.experiment_id else []
+    found = [*inventory.runs(*ours), *inventory.evaluations(config.registered_model_name)]
+    models = inventory.models(*[place.experiment_id for place in inventory.experiments()])
     return Contents(
         runs=sorted({run.run_id: run for run in found}.values(), key=lambda run: -run.started_ms),
         versions=[version for version in every if version.name == config.registered_model_name],
         other_versions=[version for version in every if version.name != config.registered_model_name],
-        models=inventory.models(store.experiment_id),
+        models=[model for model in models if model.experiment_id in ours],
+        other_models=[model for model in models if model.experiment_id not in ours],
     )
+
+
+def _leaving(config: E2EConfig, store: Store, contents: Contents) -> Leaving:
+    """What goes: what is old enough, but for files that are not ours or that anything has which stays.
+
+    What stays for that reason may in its turn have files of something else.
+    """
+    versions = _old_versions(config, contents)
+    staying = [version for version in contents.versions if version not in versions]
+    own = [model for version in versions if (model := _own_model(contents, version))]
+    models = _models_without_version(config, contents)
+    families = _old_families(config, contents, _protected(contents, staying))
+    spared = 0
+    while True:
+        leaving = Leaving(versions, own, models, [run for family in families for run in family], spared)
+        files = _files_in_use(config, store, contents, leaving)
+        before = len(own) + len(models) + len(families)
+        own = [model for model in own if files.may_remove(model.location)]
+        models = [model for model in models if files.may_remove(model.location)]
+        families = [family for family in families if all(files.may_remove(run.location) for run in family)]
+        spared += before - len(own) - len(models) - len(families)
+        if spared == leaving.spared:
+            return leaving
+
+
+def _files_in_use(config: E2EConfig, store: Store, contents: Contents, leaving: Leaving) -> FilesInUse:
+    """Those of every version, run and logged model that stays."""
+    gone = {version.uri for version in leaving.versions} | {run.run_id for run in leaving.runs}
+    gone |= {model.model_id for model in (*leaving.own_models, *leaving.models)}
+    versions = [version for version in (*contents.versions, *contents.other_versions) if version.uri not in gone]
+    models = [model for model in (*contents.models, *contents.other_models) if model.model_id not in gone]
+    runs = [run for run in contents.runs if run.run_id not in gone]
+    addresses = [item.location for item in (*versions, *models, *runs)] + [version.source for version in versions]
+    return FilesInUse(absolute(config.data_dir) if store.direct else None, addresses)
 
 
 def _is_old(config: E2EConfig, since_ms: int) -> bool:
@@ -147,8 +206,9 @@ def _own_model(contents: Contents, version: Version) -> Model | None:
 
 def _protected(contents: Contents, staying: Sequence[Version]) -> set[str]:
     """The runs that a version which stays came from, was tested in, or names; the newest finished experiment; and what
-    the gate and the monitor know of the prompts in use."""
-    named = {value for version in staying for value in (version.run_id, *version.tags.values())}
+    the gate and the monitor know of the prompts in use. Every version of another model stays."""
+    every = (*staying, *contents.other_versions)
+    named = {value for version in every for value in (version.run_id, version.source_run_id, *version.tags.values())}
     numbers = {version.version for version in staying}
     seeds = [run for run in contents.runs if run.run_id in named or run.tags.get(VERSION_TAG) in numbers]
     seeds += [found for version in staying if (found := _experiment_of(contents, version))]
@@ -189,12 +249,12 @@ def _prompts_with_an_alias() -> set[str]:
         return set()
 
 
-def _old_runs(config: E2EConfig, contents: Contents, protected: Collection[str]) -> list[Run]:
-    """Whole families, children first: of each stage the newest ones stay, and everything that is protected.
+def _old_families(config: E2EConfig, contents: Contents, protected: Collection[str]) -> list[list[Run]]:
+    """Runs with what is nested in them, children first: of each stage the newest ones stay, and all that is protected.
 
     Evaluations count by experiment, which is to say by prompt.
     """
-    chosen: list[Run] = []
+    chosen: list[list[Run]] = []
     seen: dict[tuple[str, str], int] = {}
     for root in contents.roots:
         family = list(contents.family(root))
@@ -207,7 +267,7 @@ def _old_runs(config: E2EConfig, contents: Contents, protected: Collection[str])
         spared = under_way or any(run.run_id in protected for run in family)
         old = _is_old(config, root.started_ms) and seen[kind] > config.keep
         if not spared and (begun or old):
-            chosen += [run for run in family if not run.in_trash or CLEANED_TAG in run.tags]
+            chosen.append([run for run in family if not run.in_trash or CLEANED_TAG in run.tags])
     return chosen
 
 
@@ -242,45 +302,48 @@ def _is_free(folder: Path) -> bool:
 
 
 def _removals(
-    store: Store,
-    contents: Contents,
-    scratch: Sequence[Path],
-    versions: Sequence[Version],
-    models: Sequence[Model],
-    runs: Sequence[Run],
+    config: E2EConfig, store: Store, contents: Contents, scratch: Sequence[Path], leaving: Leaving
 ) -> Iterator[bool]:
-    """Each step removes one thing, and says whether it did: a version that has got an alias since stays, whole."""
+    """Each step removes one thing, and says whether it did. A version that has got an alias since stays, whole.
+
+    Versions go first, so that none is ever left whose files are gone.
+    """
     for path in scratch:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
         yield not path.exists()
-    for version in versions:
-        named = inventory.aliases(version.name, version.version)
+    for version in leaving.versions:
+        named = model_registry.remove_unless_named(version.name, version.version)
         if named:
             log.warning("%s has the alias %s now, and stays.", version.uri, named[0])
-        else:
-            trash.remove_version(store, version, _own_model(contents, version))
         yield not named
-    for model in models:
-        trash.remove_model(store, model)
-        yield True
-    name = contents.versions[0].name if contents.versions else None
-    staying = inventory.versions(name) if name else []
-    protected = _protected(contents, staying)
-    for run in runs:
-        if run.run_id not in protected:
+    now = _read(config, store)
+    files = _files_in_use(config, store, now, replace(leaving, versions=()))
+    for model in leaving.own_models:
+        if files.may_remove(model.location):
+            trash.remove_model(store, model)
+    for model in leaving.models:
+        if is_unused := files.may_remove(model.location):
+            trash.remove_model(store, model)
+        yield is_unused
+    protected = _protected(now, now.versions)
+    for run in leaving.runs:
+        if may_go := run.run_id not in protected and files.may_remove(run.location):
             trash.remove_run(store, run)
-        yield run.run_id not in protected
+        yield may_go
 
 
 # --- in words -------------------------------------------------------------------------------------
 
 
-def _of_version(version: Version) -> Disposal:
-    why = f"no alias, from {_day(version.created_ms)}"
-    return Disposal("version", f"{version.name} {version.version}", why, inventory.size_bytes(version.location))
+def _of_version(contents: Contents, version: Version, leaving: Leaving) -> Disposal:
+    """With its files, or without those that are not its own."""
+    why, name = f"no alias, from {_day(version.created_ms)}", f"{version.name} {version.version}"
+    if _own_model(contents, version) in leaving.own_models:
+        return Disposal("version", name, why, inventory.size_bytes(version.location))
+    return Disposal("version", name, f"{why}; its files stay", 0)
 
 
 def _of_model(model: Model) -> Disposal:
@@ -298,7 +361,12 @@ def _day(since_ms: int) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(since_ms / 1000))
 
 
-def _kept(config: E2EConfig, staying: Sequence[Version]) -> str:
+def _kept(config: E2EConfig, contents: Contents, leaving: Leaving) -> str:
+    staying = [version for version in contents.versions if version not in leaving.versions]
     named = [f"version {version.version} ({', '.join(version.aliases)})" for version in staying if version.aliases]
     aliases = f"; with an alias: {', '.join(named)}, with the runs and traces they came from" if named else ""
-    return f"Stays: the newest {config.keep} of each kind, what is younger than {config.older_than_days} days{aliases}."
+    files = f"; {leaving.spared} whose files are not ours or not theirs alone" if leaving.spared else ""
+    return (
+        f"Stays: the newest {config.keep} of each kind, what is younger than {config.older_than_days} days"
+        f"{aliases}{files}."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +64,19 @@ class Version:
         found = self.source.removeprefix("models:/")
         return found if self.source.startswith("models:/m-") else None
 
+    @property
+    def source_run_id(self) -> str | None:
+        """Of the run whose files it has, where it was registered by that address."""
+        found = re.match(r"runs:/(\w+)", self.source)
+        return found[1] if found else None
+
 
 @dataclass(frozen=True)
 class Model:
     """One logged model, registered or not."""
 
     model_id: str
+    experiment_id: str
     run_id: str | None
     created_ms: int
     location: str
@@ -171,21 +179,16 @@ def _version(client: Any, item: Any, aliases: Sequence[str]) -> Version:
 
 
 @seam
-def aliases(name: str, version: str) -> tuple[str, ...]:
-    """The aliases that the version has at this moment."""
-    import mlflow
-
-    return tuple(mlflow.MlflowClient().get_model_version(name, version).aliases)
-
-
-@seam
-def models(experiment_id: str) -> list[Model]:
-    """Every logged model of the experiment that is not deleted."""
+def models(*experiment_ids: str) -> list[Model]:
+    """Every logged model of the experiments that is not deleted."""
     import mlflow
 
     client = mlflow.MlflowClient()
-    found = _pages(lambda token: client.search_logged_models([experiment_id], max_results=50, page_token=token))
-    return [Model(item.model_id, item.source_run_id, item.creation_timestamp, item.artifact_location) for item in found]
+    found = _pages(lambda token: client.search_logged_models(list(experiment_ids), max_results=50, page_token=token))
+    return [
+        Model(item.model_id, item.experiment_id, item.source_run_id, item.creation_timestamp, item.artifact_location)
+        for item in found
+    ]
 
 
 def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from genai_lifecycle.tracking.inventory import CLEANED_TAG, Model, Run, Version, local_folder
+from genai_lifecycle.tracking.inventory import CLEANED_TAG, Model, Run, local_folder
 from genai_lifecycle.tracking.seam import seam
 from genai_lifecycle.tracking.store import Store
 
@@ -30,16 +30,6 @@ def remove_run(store: Store, run: Run) -> None:
     if store.direct:
         _remove_files(run.location)
         _backend(store)._hard_delete_run(run.run_id)
-
-
-@seam
-def remove_version(store: Store, version: Version, model: Model | None) -> None:
-    """The version first, so that none is ever left whose files are gone; then the files of its logged model."""
-    import mlflow
-
-    mlflow.MlflowClient().delete_model_version(version.name, version.version)
-    if model is not None:
-        remove_model(store, model)
 
 
 @seam

@@ -19,6 +19,7 @@ from genai_lifecycle.stages import clean as clean_module
 from genai_lifecycle.stages.clean import DAY_MS, clean
 from genai_lifecycle.tracking import inventory, model_registry, runs
 from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.tracking.store_lock import only_run_on
 
 NAME = "langchain-e2e-model"
 
@@ -62,7 +63,7 @@ class History:
         name = f"{prompt.partition('/')[0]}-eval"
         found = mlflow.get_experiment_by_name(name)
         root = f"{self.config.data_dir}/{name}"
-        place = found.experiment_id if found else mlflow.create_experiment(name, artifact_location=root)
+        place = found.experiment_id if found else mlflow.MlflowClient().create_experiment(name, artifact_location=root)
         own = replace(self.store, experiment_id=place)
         made = replace(self, store=own).run("evaluate", days, prompt=prompt, model_name=model, model_version=version)
         mlflow.start_span_no_context("answer", experiment_id=place, metadata={"mlflow.sourceRun": made}).end()
@@ -237,6 +238,137 @@ def test_killed_while_it_removes_files_the_same_command_goes_on(history, tmp_pat
     assert history.clean(apply=False).disposals == ()
 
 
+# --- files that are not ours, or not ours alone ---------------------------------------------------
+
+
+def by_path(folder: Path | str, name: str = "another-model") -> str:
+    """A version that somebody registered by the address of its files; its number."""
+    import mlflow
+
+    return str(mlflow.register_model(str(folder), name).version)
+
+
+def test_a_folder_that_was_registered_stays_when_its_version_goes(history, tmp_path):
+    folder = tmp_path / "somebody's" / "model"
+    folder.mkdir(parents=True)
+    (folder / "MLmodel").write_text("x" * 1000)
+    by_path(folder, NAME)
+    [version] = history.clean().disposals
+    assert (version.kind, version.size_bytes) == ("version", 0) and version.why.endswith("its files stay")
+    assert history.versions() == [] and (folder / "MLmodel").is_file()
+
+
+@pytest.mark.parametrize("how", ["path", "file address", "link", "part of it", "all of the artifacts"])
+def test_a_logged_model_that_a_version_names_by_its_folder_stays(history, tmp_path, how):
+    import mlflow
+
+    _, _, folder = history.version(60)
+    mlflow.MlflowClient().delete_model_version(NAME, "1")
+    (tmp_path / "link").symlink_to(history.config.data_dir)
+    (folder / "part").mkdir()
+    places = {
+        "path": folder, "file address": folder.as_uri(), "part of it": folder / "part",
+        "link": tmp_path / "link" / folder.relative_to(history.config.data_dir),
+        "all of the artifacts": history.config.data_dir,
+    }  # fmt: skip
+    by_path(places[how])
+    kinds = [item.kind for item in history.clean().disposals]
+    assert kinds == (["run"] if how != "all of the artifacts" else [])
+    assert (folder / "MLmodel").is_file()
+    by_path(places[how], NAME)  # and a version of our own that nobody needs changes nothing about it
+    history.clean()
+    assert (folder / "MLmodel").is_file() and history.versions() == []
+
+
+def test_of_two_versions_with_the_same_files_the_one_that_goes_leaves_them(history):
+    old, _, folder = history.version(60)
+    champion = by_path(folder, NAME)
+    model_registry.set_alias(NAME, "champion", champion)
+    result = history.clean()
+    assert [item.name for item in result.disposals if item.kind == "version"] == [f"{NAME} {old}"]
+    assert history.versions() == [champion] and (folder / "MLmodel").is_file()
+    assert "1 whose files are not ours or not theirs alone" in result.kept
+
+
+def test_the_source_of_a_copy_stays_when_the_version_it_was_copied_from_is_gone(history):
+    import mlflow
+
+    number, _, folder = history.version(60)
+    mlflow.MlflowClient().copy_model_version(f"models:/{NAME}/{number}", "another-model")
+    mlflow.MlflowClient().delete_model_version(NAME, number)
+    history.clean()
+    assert (folder / "MLmodel").is_file()
+
+
+@pytest.mark.parametrize("how", ["runs:/{run}/model", "{location}/model"])
+def test_a_run_whose_files_another_model_has_stays(history, how):
+    import mlflow
+
+    run_id, other = history.run("experiment", 60), history.run("experiment", 50)
+    history.run("experiment", 40)  # the newest one stays anyway
+    mlflow.MlflowClient().log_text(run_id, "flavors: {}", "model/MLmodel")
+    location = mlflow.get_run(run_id).info.artifact_uri
+    number = by_path(how.format(run=run_id, location=location))
+    assert [item.name for item in history.clean().disposals] == [other]
+    assert run_id in history.runs()
+    folder = Path(mlflow.MlflowClient().get_model_version_download_uri("another-model", number))
+    assert (folder / "MLmodel").is_file()
+
+
+def test_what_another_model_came_from_stays(history):
+    """Another --registered-model-name in the same experiment."""
+    import mlflow
+
+    number, run_id, _ = history.version(60)
+    source = mlflow.MlflowClient().get_model_version(NAME, number).source
+    mlflow.MlflowClient().delete_model_version(NAME, number)
+    model_registry.register("another-model", source.removeprefix("models:/"), run_id, {})
+    assert history.clean().disposals == () and run_id in history.runs()
+
+
+def test_runs_with_files_outside_the_artifact_root_stay_whole(history, tmp_path):
+    import mlflow
+
+    history.version(90, "champion")
+    mlflow.MlflowClient().create_experiment("qa-live-eval", artifact_location=str(tmp_path / "elsewhere"))
+    run_id = history.evaluation(80, "qa-live/1")
+    history.evaluation(70, "qa-live/1")
+    [place] = [found.experiment_id for found in mlflow.search_experiments() if found.name == "qa-live-eval"]
+    assert history.clean().disposals == ()
+    assert (tmp_path / "elsewhere" / run_id / "artifacts" / "report.md").is_file()
+    assert len(mlflow.search_traces(locations=[place], return_type="list")) == 2
+
+
+def test_a_version_that_is_without_its_alias_because_a_rollback_was_killed_stays(history):
+    _, _, folder = history.version(80, "previous")
+    _, _, other = history.version(70, "champion", weights="other")
+    killed = run_cli(
+        ["--mode", "rollback", "--tracking-uri", history.config.tracking_uri, "--data-dir", history.config.data_dir],
+        killed_at=("genai_lifecycle.tracking.model_registry.set_alias", 2),
+    )
+    assert killed.returncode == -9, killed.stderr
+    assert model_registry.by_alias(NAME, "champion").version == "1"  # and version 2 has no alias
+    history.clean()
+    assert (folder / "MLmodel").is_file() and (other / "MLmodel").is_file()
+    assert model_registry.by_alias(NAME, "previous").version == "2"
+
+
+def test_files_that_get_a_second_owner_while_others_go_stay(history, monkeypatch):
+    number, _, folder = history.version(60)
+    remove = model_registry.remove_unless_named
+
+    def removed_while_somebody_registers(name, version):
+        by_path(folder)
+        return remove(name, version)
+
+    monkeypatch.setattr(model_registry, "remove_unless_named", removed_while_somebody_registers)
+    history.clean()
+    assert history.versions() == [] and (folder / "MLmodel").is_file() and number
+
+
+# --- what killed commands left --------------------------------------------------------------------
+
+
 def test_scratch_of_a_killed_stage_goes_and_of_a_living_one_stays(history):
     staging = history.config.staging_dir
     for name in ("scratch-deploy-dead", "scratch-deploy-living", "prompts"):
@@ -251,10 +383,10 @@ def test_scratch_of_a_killed_stage_goes_and_of_a_living_one_stays(history):
 
 
 def test_it_waits_for_no_other_run(history):
-    with open(f"{history.config.data_dir}/.lifecycle.lock", "a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with only_run_on(history.store.uri):
         with pytest.raises(Busy):
-            MLflow3E2ELifecycle(history.config).clean()
+            MLflow3E2ELifecycle(replace(history.config, apply=True)).clean()
+        assert MLflow3E2ELifecycle(history.config, writes=False).clean().disposals == ()  # a look waits for nobody
 
 
 def test_a_prompt_is_no_model_of_ours(history):
