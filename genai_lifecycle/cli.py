@@ -218,7 +218,7 @@ def _opened(config: E2EConfig, *, needs_model: bool = True, writes: bool = True)
     if lifecycle.store.elsewhere:
         place = f"{config.experiment_name} has its artifacts in {short(lifecycle.store.elsewhere)}"
         print(f"Experiment {lifecycle.store.experiment_name} ({place})")
-    print(f"Artifacts  {short(lifecycle.store.artifact_root)}", flush=True)
+    print(f"Artifacts  {short(lifecycle.store.artifact_root) or 'where the server keeps them'}", flush=True)
     return lifecycle
 
 

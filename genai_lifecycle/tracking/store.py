@@ -40,7 +40,7 @@ class Store:
     uri: str
     kind: str  # named | server | direct
     description: str  # one line for the first lines of output
-    experiment_id: str
+    experiment_id: str  # empty where the run only reads, and there is no such experiment
     artifact_root: str
     experiment_name: str
     elsewhere: str = ""  # where the experiment that was asked for has its artifacts, when this is another one
@@ -121,7 +121,8 @@ def open_store(config: E2EConfig, *, writes: bool = True) -> Store:
     """Choose the store, check that it can be written, point MLflow at it and find or make the experiment.
 
     Args:
-        writes: False where the run only reads artifacts: keys for S3 that may do no more are enough then.
+        writes: False where the run logs nothing: no experiment is made or restored then, and keys for S3 that may only
+            read are enough.
 
     Raises:
         TrackingUnavailable: the named server or database does not answer.
@@ -133,7 +134,7 @@ def open_store(config: E2EConfig, *, writes: bool = True) -> Store:
     if direct:
         _prepare_places(uri, config, writes)
         _make_database(uri)
-    experiment, elsewhere = _open_experiment(uri, config, direct)
+    experiment, elsewhere = _open_experiment(uri, config, direct, writes)
     artifact_root = experiment.artifact_location
     if kind == "server":
         _say_what_is_not_used(uri, artifact_root, config)
@@ -223,7 +224,7 @@ def _make_database(uri: str) -> None:
 
 
 @seam
-def _open_experiment(uri: str, config: E2EConfig, direct: bool) -> tuple[Experiment, str]:
+def _open_experiment(uri: str, config: E2EConfig, direct: bool, writes: bool = True) -> tuple[_Place, str]:
     """The experiment of this name, made where it is missing; with another name where that one, without a server, keeps
     its artifacts below another root. Then the other place is what is returned beside it."""
     import mlflow
@@ -234,6 +235,8 @@ def _open_experiment(uri: str, config: E2EConfig, direct: bool) -> tuple[Experim
     if elsewhere:
         config = replace(config, experiment_name=name_in(absolute(config.data_dir), asked))
     experiment = mlflow.get_experiment_by_name(config.experiment_name)
+    if not writes and (experiment is None or experiment.lifecycle_stage == "deleted"):
+        return _Place("", config.experiment_name, experiment_location(config) if direct else ""), elsewhere
     if experiment is None:
         experiment = _make_experiment(uri, config, direct, {EXPERIMENT_TAG: asked} if elsewhere else {})
     elif direct and not _is_below(experiment.artifact_location, config.data_dir):
@@ -242,7 +245,16 @@ def _open_experiment(uri: str, config: E2EConfig, direct: bool) -> tuple[Experim
         mlflow.MlflowClient().restore_experiment(experiment.experiment_id)
         log.info("The experiment %s was in MLflow's trash; it was restored.", config.experiment_name)
     mlflow.set_experiment(experiment_id=experiment.experiment_id)
-    return experiment, elsewhere
+    return _Place(experiment.experiment_id, experiment.name, experiment.artifact_location), elsewhere
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An experiment and where its artifacts are."""
+
+    experiment_id: str  # empty where there is no such experiment, and the run only reads
+    name: str
+    artifact_location: str
 
 
 def _elsewhere(config: E2EConfig) -> str:
