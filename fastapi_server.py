@@ -16,7 +16,7 @@ from genai_server.app import create_app
 from genai_server.errors import NoStore, SettingsError
 from genai_server.logs import set_up
 from genai_server.protocol import TimedProtocol, listening_socket
-from genai_server.settings import ServerSettings
+from genai_server.settings import ServerSettings, in_address
 from genai_server.store import find_store
 
 WRONG_SETTING, NO_MODEL, PORT_TAKEN, ENGINE_FAILED = 2, 4, 10, 19  # exit codes; after 19 a restart may help
@@ -48,10 +48,13 @@ def main() -> int:
         logging.error("Error: %s", exc)
         return WRONG_SETTING
     set_up(settings.log_format, settings.log_level)
+    address = f"{in_address(settings.host)}:{settings.port}"
+    if not settings.has_keys and not settings.is_local:
+        logging.warning("Whoever reaches %s may ask: ALLOW_OPEN is set, and there are no keys.", address)
     try:
         listening = listening_socket(settings.host, settings.port)
     except OSError as exc:
-        logging.error("Error: cannot listen on %s:%d: %s.", settings.host, settings.port, exc.strerror)
+        logging.error("Error: cannot listen on %s: %s.", address, exc.strerror)
         return PORT_TAKEN
     allow_many_connections()
     with listening:

@@ -113,14 +113,14 @@ def _add_middleware(app: FastAPI, settings: ServerSettings, serving: Serving) ->
     app.add_middleware(BodyTimeout)
     app.add_middleware(DeclaredLength, most=settings.max_body_bytes)
     open_paths = OPEN_PATHS | {WEBHOOK_PATH} if settings.webhook_secret else OPEN_PATHS
-    app.add_middleware(KeyRequired, keys=settings.api_keys, open_paths=open_paths)
+    app.add_middleware(KeyRequired, keys=settings.api_keys, admin_keys=settings.admin_keys, open_paths=open_paths)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_headers=["*"],
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             expose_headers=["X-Request-ID", "X-Model-Version", "X-Prompt-Version", "X-Prompt-Source"],
         )  # fmt: skip
-    app.add_middleware(HostAllowed, allowed=settings.allowed_hosts)
+    app.add_middleware(HostAllowed, allowed=settings.host_names)
     app.add_middleware(RequestContext, metrics=serving.metrics, versions=lambda: _versions(serving))
 
 

@@ -1,5 +1,5 @@
-"""The OpenAPI document beyond what FastAPI knows: who answers, which keys are asked for, and every error in the shape
-of its route's family (`problems.py`)."""
+"""The OpenAPI document beyond what FastAPI knows: who answers, which key each route asks for, and every error in the
+shape of its route's family (`problems.py`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from genai_server.predictor import named
 from genai_server.problems import MLFLOW_PATH, OPENAI_PREFIX
-from genai_server.security import OPEN_PATHS, WEBHOOK_PATH
+from genai_server.security import OPEN_PATHS, WEBHOOK_PATH, needs_admin_key
 
 TITLE = "Causal language model server"
 DESCRIPTION = "Answers questions with a model from MLflow's registry. Errors are problem+json (RFC 9457)."
@@ -19,7 +19,7 @@ JSON, PROBLEM, TEXT = "application/json", "application/problem+json", "text/plai
 
 _ERRORS = {
     400: "The request is wrong, or meant for another host.", 401: "No key, or a wrong one.",
-    403: "The server is not set up for this.", 404: "Another model was named.", 409: "It cannot be done now.",
+    403: "It takes an admin key.", 404: "Another model was named.", 409: "It cannot be done now.",
     413: "The body is too large, or has too many questions.", 415: "Another content type is wanted.",
     422: "A field is wrong.",
     429: "Too many questions wait already; ask again after Retry-After.",
@@ -43,11 +43,18 @@ _SCHEMAS = {
     },
 }  # fmt: skip
 _BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-_KEYS = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    "password": {"type": "http", "scheme": "basic", "description": "A key as the password; any name."},
-}
+
+
+def _ways_to_send(prefix: str, whose: str) -> dict[str, dict[str, str]]:
+    return {
+        f"{prefix}bearer": {"type": "http", "scheme": "bearer", "description": whose},
+        f"{prefix}key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": whose},
+        f"{prefix}password": {"type": "http", "scheme": "basic", "description": f"{whose} As the password; any name."},
+    }
+
+
+_KEYS = _ways_to_send("", "One of API_KEYS, or of ADMIN_KEYS.")
+_ADMIN_KEYS = _ways_to_send("admin-", "One of ADMIN_KEYS.")
 
 
 def completed(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -57,7 +64,7 @@ def completed(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
     def document() -> dict[str, Any]:
         if not cached:
-            cached.append(_completed(deepcopy(written()), bool(app.state.settings.api_keys)))
+            cached.append(_completed(deepcopy(written()), app.state.settings.has_keys))
         model = app.state.serving.predictor.model
         answering = f" Now answering: {named(model)}." if model else ""
         return cached[0] | {"info": cached[0]["info"] | {"description": DESCRIPTION + answering}}
@@ -76,12 +83,23 @@ def _completed(document: dict[str, Any], asks_for_keys: bool) -> dict[str, Any]:
         for method, operation in operations.items():
             _say_what_it_does(operation)
             _add_errors(path, method, operation)
-            if asks_for_keys:
-                is_open = path in OPEN_PATHS or path == WEBHOOK_PATH
-                operation["security"] = [] if is_open else [{name: []} for name in _KEYS]
-    if asks_for_keys:
-        components["securitySchemes"] = _KEYS
+            _add_keys(path, method, operation, asks_for_keys)
+    components["securitySchemes"] = _ADMIN_KEYS | (_KEYS if asks_for_keys else {})
     return document
+
+
+def _add_keys(path: str, method: str, operation: dict[str, Any], asks_for_keys: bool) -> None:
+    """Which key the route asks for. An admin key also where there is none: such a route is closed, never open."""
+    if _takes_admin_key(path, method):
+        operation["security"] = [{name: []} for name in _ADMIN_KEYS]
+        operation["description"] += " Needs one of the server's ADMIN_KEYS."
+    elif asks_for_keys:
+        is_open = path in OPEN_PATHS or path == WEBHOOK_PATH
+        operation["security"] = [] if is_open else [{name: []} for name in _KEYS]
+
+
+def _takes_admin_key(path: str, method: str) -> bool:
+    return path != WEBHOOK_PATH and needs_admin_key(method.upper(), path)
 
 
 def _sharpen(schema: Any) -> None:
@@ -124,6 +142,7 @@ def _statuses(path: str, method: str, operation: dict[str, Any]) -> set[int]:
     if path in OPEN_PATHS:  # a probe's 503 is its own
         return {400}
     statuses = {400, 401} | {int(status) for status in operation["responses"] if int(status) in _ERRORS}
+    statuses |= {403} if _takes_admin_key(path, method) else set()
     statuses |= {413} if "requestBody" in operation else set()
     if path.startswith(OPENAI_PREFIX):
         statuses = statuses - {422} | ({404, 429, 503, 504} if method == "post" else {404, 503})

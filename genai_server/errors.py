@@ -57,7 +57,7 @@ class WrongSignature(ServerError):
 
 
 class Forbidden(ServerError):
-    """The server is not set up for this."""
+    """It takes an admin key; the caller's is not one, or the server has none."""
 
     status, code = 403, "forbidden"
 

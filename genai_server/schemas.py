@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from genai_server.plain import plain
@@ -163,15 +171,27 @@ class FeedbackResponse(BaseModel):
     kept: Literal["trace", "ledger"]
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default")  # null, which may not be sent
+
+
 class ReloadRequest(BaseModel):
-    """Which version to load; without one, the address the server was started with, looked up anew."""
+    """Which version of the served model to load, by its number or an alias; with neither, the address the server was
+    started with, looked up anew."""
 
     model_config = ConfigDict(
-        extra="forbid", protected_namespaces=(),
-        json_schema_extra={"examples": [{"model_uri": "models:/langchain-e2e-model@champion"}]},
+        extra="forbid",
+        json_schema_extra={"examples": [{"version": "3"}], "not": {"required": ["version", "alias"]}},
     )  # fmt: skip
 
-    model_uri: Annotated[str, Field(min_length=1, max_length=500), plain] | None = None
+    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}$", json_schema_extra=_without_default)] = None
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$", json_schema_extra=_without_default)] = None
+
+    @model_validator(mode="after")
+    def _name_one(self) -> Self:
+        if self.version is not None and self.alias is not None:
+            raise ValueError("name a version or an alias, not both")
+        return self
 
 
 class WebhookResponse(BaseModel):

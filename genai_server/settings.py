@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from genai_server.store import absolute_address
 
 _HOST = re.compile(r"\*|(\*\.)?[^*:/\s]+|\[[0-9a-fA-F:.]+\]")
 _ORIGIN = re.compile(r"\*|https?://[^*/\s]+")
-_ALIASED = re.compile(r"models:/([^/@]+)@([^/@]+)")
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(/[^/@]+|@(?P<alias>[^/@]+))")
 PROMPT_REFRESH_S = 30.0
 DATA_FOLDER = "local_mlflow_backend"  # what a person would miss; `make clean` leaves it alone
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
@@ -30,9 +31,12 @@ class ServerSettings:
     model_uri: str = "models:/langchain-e2e-model@champion"  # a models:/ address or a folder
     tracking_uri: str | None = field(default=None, repr=False)  # None = looked for, see store.py; may have a password
     host: str = "127.0.0.1"
+    published_host: str = ""  # where callers reach it, when that is not `host`: a container's port is published
     port: int = 5001
-    api_keys: tuple[str, ...] = field(default=(), repr=False)  # empty = no key is asked for
-    allowed_hosts: tuple[str, ...] = ("*",)  # names in the Host header, without port; *.example.com for all below it
+    api_keys: tuple[str, ...] = field(default=(), repr=False)  # of callers; without any key none is asked for
+    admin_keys: tuple[str, ...] = field(default=(), repr=False)  # for what changes the server; empty = that is closed
+    allow_open: bool = False  # whether other machines may ask without a key
+    allowed_hosts: tuple[str, ...] = ()  # names in the Host header, without port; *.example.com for all below it
     cors_origins: tuple[str, ...] = ()  # web pages of other origins that may ask
     max_body_bytes: int = 1_000_000
     queue_limit: int = 512  # questions under way or waiting; the next one gets 429
@@ -51,8 +55,21 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         _require(1 <= self.port <= 65535, "PORT", self.port, "from 1 to 65535")
-        plain = all(len(key) >= 8 and key.isascii() for key in self.api_keys)  # headers carry nothing else unharmed
-        _require(plain, "A key of API_KEYS or API_KEYS_FILE", "too short or not plain", "of 8 ASCII characters or more")
+        for name, keys in (("API_KEYS", self.api_keys), ("ADMIN_KEYS", self.admin_keys)):
+            plain = all(len(key) >= 8 and key.isascii() for key in keys)  # headers carry nothing else unharmed
+            _require(
+                plain, f"A key of {name} or {name}_FILE", "too short or not plain", "of 8 ASCII characters or more"
+            )
+        if set(self.api_keys) & set(self.admin_keys):
+            raise SettingsError("The same key is in API_KEYS and in ADMIN_KEYS; take it out of one of them.")
+        if not (self.has_keys or self.allow_open or self.is_local):
+            host, remedy = f"HOST is {self.host}", "HOST=127.0.0.1"
+            if self.published_host:
+                host, remedy = f"PUBLISHED_HOST is {self.published_host}", "publish it on 127.0.0.1"
+            raise SettingsError(
+                f"{host}, which other machines can reach, and there is no key; "
+                f"set API_KEYS or API_KEYS_FILE, or {remedy}, or set ALLOW_OPEN=true to let everybody ask."
+            )
         hosts = all(_HOST.fullmatch(host) for host in self.allowed_hosts)
         _require(hosts, "ALLOWED_HOSTS", list(self.allowed_hosts), "like example.com,*.example.org, without port")
         origins = all(_ORIGIN.fullmatch(origin) for origin in self.cors_origins)
@@ -76,8 +93,32 @@ class ServerSettings:
     @property
     def followed(self) -> tuple[str, str] | None:
         """Name and alias of the model, where its address has an alias that may move."""
-        found = _ALIASED.fullmatch(self.model_uri)
-        return (found[1], found[2]) if found else None
+        found = _REGISTERED.fullmatch(self.model_uri)
+        return (found["name"], found["alias"]) if found and found["alias"] else None
+
+    @property
+    def registered_name(self) -> str | None:
+        """Name of the model in the registry; None for a folder, which has no versions."""
+        found = _REGISTERED.fullmatch(self.model_uri)
+        return found["name"] if found else None
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self.api_keys or self.admin_keys)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it."""
+        return _is_loopback(self.published_host or self.host)
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Names that callers may use for it beside localhost's; by default any, but none where only this machine
+        reaches it, since a name in a Host header there is a web page's that wants to ask in our place."""
+        if self.allowed_hosts or not self.is_local:
+            return self.allowed_hosts or ("*",)
+        return (in_address(self.published_host or self.host),)  # 127.0.0.2, say
 
     @property
     def has_registry(self) -> bool:
@@ -104,10 +145,13 @@ class ServerSettings:
         return cls(
             model_uri=env.get("MLFLOW_MODEL_URI") or cls.model_uri,
             tracking_uri=absolute_address(env.get("MLFLOW_TRACKING_URI") or "") or None,
-            host=env.get("HOST") or cls.host,
+            host=_host(env, "HOST") or cls.host,
+            published_host=_host(env, "PUBLISHED_HOST"),
             port=_number(env, "PORT", cls.port, int),
-            api_keys=_keys(env),
-            allowed_hosts=_list(env, "ALLOWED_HOSTS") or cls.allowed_hosts,
+            api_keys=_keys(env, "API_KEYS"),
+            admin_keys=_keys(env, "ADMIN_KEYS"),
+            allow_open=_flag(env, "ALLOW_OPEN"),
+            allowed_hosts=_list(env, "ALLOWED_HOSTS"),
             cors_origins=_list(env, "CORS_ORIGINS"),
             max_body_bytes=_number(env, "MAX_BODY_BYTES", cls.max_body_bytes, int),
             queue_limit=_number(env, "QUEUE_LIMIT", cls.queue_limit, int),
@@ -147,39 +191,63 @@ def _flag(env: Mapping[str, str], name: str) -> bool:
     return text in _YES
 
 
+def _host(env: Mapping[str, str], name: str) -> str:
+    """An IPv6 address may come as it stands in an address, in brackets."""
+    return (env.get(name) or "").strip("[]")
+
+
+def in_address(host: str) -> str:
+    """The host as it stands in http://HOST:PORT."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name, which may be anywhere
+        return False
+
+
 def _list(env: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in (env.get(name) or "").split(",") if part.strip())
 
 
-def _keys(env: Mapping[str, str]) -> tuple[str, ...]:
-    """From API_KEYS (separated by commas) and API_KEYS_FILE (one a line). A file that is named must be there."""
-    given = _list(env, "API_KEYS")
+def _keys(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """From the variable (separated by commas) and its file (one a line), which must be there when it is named."""
+    given = _list(env, name)
     # who wrote something there wants a closed server
-    _require(bool(given) or not env.get("API_KEYS"), "API_KEYS", "without a key", "with one, or leave it out")
-    path = env.get("API_KEYS_FILE")
-    if not path:
+    _require(bool(given) or not env.get(name), name, "without a key", "with one, or leave it out")
+    text = _secret_file(env, f"{name}_FILE")
+    if text is None:
         return given
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"API_KEYS_FILE cannot be read ({type(exc).__name__}); name a text file.") from exc
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
     if not keys:
-        raise SettingsError("API_KEYS_FILE holds no key; write one a line, or leave the variable out.")
+        raise SettingsError(f"{name}_FILE holds no key; write one a line, or leave the variable out.")
     return (*given, *keys)
 
 
 def _webhook_secret(env: Mapping[str, str]) -> str:
     """From WEBHOOK_SECRET or the file WEBHOOK_SECRET_FILE. A file that is named must be there and hold one."""
-    path = env.get("WEBHOOK_SECRET_FILE")
-    if not path:
+    secret = _secret_file(env, "WEBHOOK_SECRET_FILE")
+    if secret is None:
         return env.get("WEBHOOK_SECRET") or ""
+    _require(bool(secret.strip()), "WEBHOOK_SECRET_FILE", "empty", "with the secret in it")
+    return secret.strip()
+
+
+def _secret_file(env: Mapping[str, str], name: str) -> str | None:
+    """The text of the file that the variable names; None where it names none.
+
+    A device names none either: a container that is given no secret has /dev/null in its place.
+    """
+    path = env.get(name)
+    if not path or Path(path).is_char_device():
+        return None
     try:
-        secret = Path(path).read_text("utf-8").strip()
+        return Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"WEBHOOK_SECRET_FILE cannot be read ({type(exc).__name__}); name a text file.") from exc
-    _require(bool(secret), "WEBHOOK_SECRET_FILE", "empty", "with the secret in it")
-    return secret
+        reason = f"{name} cannot be read ({type(exc).__name__})"
+        raise SettingsError(f"{reason}; name a text file that the server's user may read.") from exc
 
 
 def model_identity(env: Mapping[str, str] = os.environ) -> Mapping[str, Any]:

@@ -75,6 +75,17 @@ def s3_store(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def asked_by_localhosts_name() -> None:
+    """Starlette's test client asks for `testserver`, a name that a server for this machine only does not answer to."""
+    from starlette.testclient import TestClient
+
+    defaults = TestClient.__init__.__defaults__
+    TestClient.__init__.__defaults__ = tuple(
+        "http://localhost" if value == "http://testserver" else value for value in defaults
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
 def prepared(tmp_path_factory, common) -> None:
     """Quiet libraries and short time-outs, as the command line sets them before the first MLflow import.
 

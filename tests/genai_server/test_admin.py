@@ -1,4 +1,4 @@
-"""Reload and rollback over HTTP: another version, no request dropped, closed without keys."""
+"""Reload and rollback over HTTP: another version of the same model, no request dropped, closed without an admin key."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ def info(uri: str) -> dict:
 
 
 class Registry:
-    """Two versions that answer, and one whose golden answer changed."""
+    """Two versions that answer, the second by an alias too, and one whose golden answer changed."""
 
     def __init__(self):
         self.models = {uri: Pyfunc(uri[-1]) for uri in (FIRST, SECOND)}
+        self.models["models:/m@champion"] = self.models[SECOND]
+        self.asked: list[str] = []  # addresses
         self.before_loading: Callable[[], object] = lambda: None
 
     def load(self, uri: str, tracking_uri: str | None) -> LoadedModel:
+        self.asked.append(uri)
         if uri != FIRST:
             self.before_loading()
         if uri == CHANGED:
@@ -64,7 +67,7 @@ def registry():
 
 @pytest.fixture
 def client(registry):
-    settings = ServerSettings(model_uri=FIRST, api_keys=(KEY,))
+    settings = ServerSettings(model_uri=FIRST, admin_keys=(KEY,))
     with TestClient(create_app(settings, registry.load), headers={"authorization": f"Bearer {KEY}"}) as client:
         while client.get("/health/ready").status_code != 200:
             pass
@@ -87,7 +90,7 @@ def in_background(call: Callable[[], object]) -> tuple[threading.Thread, list]:
 
 def test_a_reload_swaps_the_version_and_a_rollback_swaps_back(client):
     assert asked(client) == ("version 1", "p/1")
-    response = client.post("/admin/reload", json={"model_uri": SECOND})
+    response = client.post("/admin/reload", json={"version": "2"})
     assert response.status_code == 200 and response.json()["model_version"] == "2"
     assert asked(client) == ("version 2", "p/2") and client.get("/model/info").json()["model_uri"] == SECOND
     assert client.post("/admin/rollback").json()["model_version"] == "1"
@@ -96,7 +99,7 @@ def test_a_reload_swaps_the_version_and_a_rollback_swaps_back(client):
 
 
 def test_without_an_address_the_first_one_is_loaded_again(client):
-    client.post("/admin/reload", json={"model_uri": SECOND})
+    client.post("/admin/reload", json={"version": "2"})
     assert client.post("/admin/reload", json={}).json()["model_uri"] == FIRST
 
 
@@ -104,8 +107,8 @@ def test_a_running_request_is_answered_by_the_version_that_took_it(client, regis
     registry.models[FIRST].go_on.clear()
     running, answers = in_background(lambda: client.post("/ask", json={"question": "a"}))
     assert registry.models[FIRST].started.wait(10)
-    for uri in (SECOND, SECOND):  # the second one closes the first version: after the request
-        assert client.post("/admin/reload", json={"model_uri": uri}).status_code == 200
+    for _ in range(2):  # the second one closes the first version: after the request
+        assert client.post("/admin/reload", json={"version": "2"}).status_code == 200
     assert asked(client) == ("version 2", "p/2") and not answers
     registry.models[FIRST].go_on.set()
     running.join(10)
@@ -117,29 +120,54 @@ def test_a_running_request_is_answered_by_the_version_that_took_it(client, regis
 def test_questions_are_answered_while_another_version_loads(client, registry):
     loading, go_on = threading.Event(), threading.Event()
     registry.before_loading = lambda: (loading.set(), go_on.wait(20))
-    reloading, responses = in_background(lambda: client.post("/admin/reload", json={"model_uri": SECOND}))
+    reloading, responses = in_background(lambda: client.post("/admin/reload", json={"version": "2"}))
     assert loading.wait(10)
     assert asked(client) == ("version 1", "p/1") and client.get("/health/ready").status_code == 200
-    again = client.post("/admin/reload", json={"model_uri": SECOND})
+    again = client.post("/admin/reload", json={"version": "2"})
     assert again.status_code == 409 and again.json()["code"] == "conflict" and "under way" in again.json()["detail"]
     go_on.set()
     reloading.join(10)
     assert responses[0].status_code == 200 and asked(client) == ("version 2", "p/2")
 
 
-@pytest.mark.parametrize(("uri", "said"), [(CHANGED, "What is MLflow?"), ("models:/m/9", "was not found")])
-def test_a_version_that_cannot_be_served_keeps_the_old_one(client, uri, said):
-    response = client.post("/admin/reload", json={"model_uri": uri})
+@pytest.mark.parametrize(("version", "said"), [("3", "What is MLflow?"), ("9", "was not found")])
+def test_a_version_that_cannot_be_served_keeps_the_old_one(client, version, said):
+    response = client.post("/admin/reload", json={"version": version})
     assert response.status_code == 409 and said in response.json()["detail"]
     assert response.headers["content-type"] == "application/problem+json"
     assert asked(client) == ("version 1", "p/1") and client.get("/health/ready").status_code == 200
     assert client.post("/admin/rollback").status_code == 409  # nothing was put aside
-    assert client.post("/admin/reload", json={"model_uri": SECOND}).status_code == 200
+    assert client.post("/admin/reload", json={"version": "2"}).status_code == 200
 
 
-@pytest.mark.parametrize("body", [{"model_uri": ""}, {"model_uri": 5}, {"version": "2"}, {"model_uri": "a" * 501}])
-def test_a_malformed_reload_is_refused(client, body):
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model_uri": SECOND}, {"model_uri": "/tmp/theirs"}, {"uri": SECOND}, {"version": "2", "model_uri": SECOND},
+        {"version": "2", "alias": "champion"}, {"version": 2}, {"version": "0"}, {"version": ""}, {"version": None},
+        {"version": "2/../3"}, {"version": "../n/2"}, {"version": "2\n"}, {"version": "latest"}, {"version": "\u0662"},
+        {"alias": ""}, {"alias": "a/b"}, {"alias": "a@b"}, {"alias": "a" * 256}, {"alias": None}, [], "2", 2, None,
+    ],
+)  # fmt: skip
+def test_what_is_no_version_of_the_model_is_refused_before_anything_is_loaded(client, registry, body):
     assert client.post("/admin/reload", json=body).status_code == 422
+    assert registry.asked == [FIRST]
+
+
+def test_a_version_is_named_by_its_number_or_an_alias(client, registry):
+    for body, uri in (({"version": "2"}, SECOND), ({"alias": "champion"}, "models:/m@champion"), ({}, FIRST)):
+        assert client.post("/admin/reload", json=body).status_code == 200
+        assert registry.asked[-1] == uri
+
+
+def test_a_model_from_a_folder_has_no_versions(tmp_path):
+    answering = LoadedModel(ThreadAnswerer(Pyfunc("1")), info("folder-1"))
+    settings = ServerSettings(model_uri=str(tmp_path), admin_keys=(KEY,))
+    with TestClient(create_app(settings, lambda *_: answering), headers={"x-api-key": KEY}) as client:
+        for body in ({"version": "2"}, {"alias": "champion"}):
+            refused = client.post("/admin/reload", json=body)
+            assert refused.status_code == 409 and "no versions" in refused.json()["detail"]
+        assert client.post("/admin/reload", json={}).status_code == 200
 
 
 def test_another_key_or_none_changes_nothing(client):
@@ -153,8 +181,8 @@ def test_another_key_or_none_changes_nothing(client):
 def test_without_keys_nobody_may(registry):
     with TestClient(create_app(ServerSettings(model_uri=FIRST), registry.load)) as client:
         for path in ("/admin/reload", "/admin/rollback"):
-            refused = client.post(path, json={"model_uri": SECOND})
-            assert refused.status_code == 403 and "API_KEYS" in refused.json()["detail"]
+            refused = client.post(path, json={"version": "2"})
+            assert refused.status_code == 403 and "Set ADMIN_KEYS" in refused.json()["detail"]
         while client.get("/health/ready").status_code != 200:
             pass
         assert asked(client)[0] == "version 1"

@@ -29,7 +29,7 @@ KEY = "secret-key-1"
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory, saved_tiny) -> Iterator[str]:
-    """A server with a real packaged model and a key, so that the admin routes are open to it."""
+    """A server with a real packaged model and an admin key, so that every route is open to it."""
     base, folder = tmp_path_factory.mktemp("fuzz"), saved_tiny
     loaded: list[LoadedModel] = []
 
@@ -41,7 +41,7 @@ def url(tmp_path_factory, saved_tiny) -> Iterator[str]:
         return loaded[0]
 
     settings = ServerSettings(
-        model_uri=str(folder), api_keys=(KEY,), request_timeout_s=0.3, feedback_file=str(base / "feedback.jsonl")
+        model_uri=str(folder), admin_keys=(KEY,), request_timeout_s=0.3, feedback_file=str(base / "feedback.jsonl")
     )
     with listening(create_app(settings, load), ready_within_s=120) as url:
         yield url

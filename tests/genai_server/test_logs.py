@@ -102,7 +102,7 @@ def test_the_level_holds_and_libraries_are_quieter(root, capsys):
 def client(tmp_path_factory, saved_tiny):
     base = tmp_path_factory.mktemp("logs")
     settings = ServerSettings(
-        model_uri=str(saved_tiny), api_keys=(KEY,), feedback_file=str(base / "feedback.jsonl"),
+        model_uri=str(saved_tiny), admin_keys=(KEY,), feedback_file=str(base / "feedback.jsonl"),
         max_body_bytes=10_000,
     )  # fmt: skip
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
@@ -136,6 +136,7 @@ def all_kinds_of_requests(client: TestClient) -> list[int]:
         ("/invocations", {"inputs": [SECRET], "params": {"max_new_tokens": SECRET}}),
         ("/invocations", {SECRET: [SECRET]}),
         ("/feedback", {"request_id": SECRET, "comment": SECRET}),
+        ("/admin/reload", {"alias": SECRET}),
         ("/admin/reload", {"model_uri": f"/{SECRET}"}),
         (f"/{SECRET}", {}),
     ]
@@ -163,7 +164,7 @@ def test_no_key_and_no_text_of_a_caller_is_ever_logged(client, caplog):
 
 
 def test_settings_do_not_show_their_keys():
-    assert KEY not in repr(ServerSettings(api_keys=(KEY,)))
+    assert KEY not in repr(ServerSettings(api_keys=(KEY,))) + repr(ServerSettings(admin_keys=(KEY,)))
 
 
 def test_a_fault_of_ours_is_one_line_with_the_requests_id(client, caplog, monkeypatch):

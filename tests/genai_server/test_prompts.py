@@ -305,7 +305,7 @@ INFO = {
 
 @contextmanager
 def served(model: StandIn | None = None, **settings) -> Iterator[TestClient]:
-    given = {"model_uri": "models:/m/1", "api_keys": (KEY,)} | settings
+    given = {"model_uri": "models:/m/1", "admin_keys": (KEY,)} | settings
     app = create_app(ServerSettings(**given), lambda *_: LoadedModel(model or Recorder(), INFO))
     with TestClient(app, headers={"authorization": f"Bearer {KEY}"}) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
@@ -505,13 +505,15 @@ def test_a_wrong_choice_is_a_sentence(client, body, status, said):
     refused(client.post("/ask", json=body), status, said)
 
 
-def test_without_keys_the_routes_are_closed(tmp_path):
-    with served(model_uri=str(tmp_path), api_keys=()) as open_client:
-        calls = [("GET", "/prompts"), ("POST", "/prompts"), ("GET", "/prompts/a"), ("DELETE", "/prompts/a")]
-        calls += [("GET", "/prompts/a/versions"), ("POST", "/prompts/a/versions"), ("POST", "/prompts/a/rollback")]
-        for method, path in [*calls, ("PUT", "/prompts/a/aliases/b")]:
-            body = {"json": {"name": "a", "template": "x"}} if method == "POST" else {}
-            assert open_client.request(method, path, **body).status_code == 403, (method, path)
+@pytest.mark.parametrize("keys", [{"admin_keys": ()}, {"api_keys": (KEY,), "admin_keys": ("another-key-1",)}])
+def test_without_an_admin_key_prompts_are_read_only(tmp_path, keys):
+    with served(model_uri=str(tmp_path), **keys) as reader:
+        calls = [("POST", "/prompts"), ("DELETE", "/prompts/a"), ("POST", "/prompts/a/versions")]
+        for method, path in [*calls, ("POST", "/prompts/a/rollback"), ("PUT", "/prompts/a/aliases/b")]:
+            for body in ({"json": {"name": "a", "template": "x"}}, {"content": b"no json"}, {}):
+                refused(reader.request(method, path, **body), 403, "ADMIN_KEYS")
+        for path in ("/prompts", "/prompts/a", "/prompts/a/versions"):
+            refused(reader.get(path), 409, "no prompt registry")
 
 
 def test_a_server_without_a_registry_says_so(tmp_path):

@@ -23,9 +23,12 @@ MANIFEST.write_text('{"model": {"name": "m"}}')
 GOOD = {
     "MLFLOW_MODEL_URI": ("models:/m/1", "model_uri", "models:/m/1"),
     "MLFLOW_TRACKING_URI": ("http://127.0.0.1:5000", "tracking_uri", "http://127.0.0.1:5000"),
-    "HOST": ("0.0.0.0", "host", "0.0.0.0"),
+    "HOST": ("[::1]", "host", "::1"),
+    "PUBLISHED_HOST": ("127.0.0.2", "published_host", "127.0.0.2"),
     "PORT": ("8000", "port", 8000),
     "API_KEYS": ("first-key-1, second-key-1 ,", "api_keys", ("first-key-1", "second-key-1")),
+    "ADMIN_KEYS": ("admin-key-1", "admin_keys", ("admin-key-1",)),
+    "ALLOW_OPEN": ("true", "allow_open", True),
     "ALLOWED_HOSTS": ("example.com, *.example.org,[::1]", "allowed_hosts", ("example.com", "*.example.org", "[::1]")),
     "CORS_ORIGINS": ("https://a.example,http://b:3000", "cors_origins", ("https://a.example", "http://b:3000")),
     "MAX_BODY_BYTES": ("2000", "max_body_bytes", 2000),
@@ -80,10 +83,24 @@ def test_the_defaults_are_the_safe_ones():
         "MAX_BODY_BYTES": ["999", "0", "-1", "1MB"],
         "MLFLOW_TRACE_SAMPLING_RATIO": ["-0.1", "1.1", "nan", "all"],
         "TRACE_TEXTS": ["maybe", "2"],
+        "ALLOW_OPEN": ["maybe", "2"],
+        "HOST": [
+            "0.0.0.0",
+            "::",
+            "[::]",
+            "192.168.1.5",
+            "example.com",
+            "127.0.0.1.example.com",
+            "localhost.",
+            "128.0.0.1",
+        ],
+        "PUBLISHED_HOST": ["0.0.0.0", "192.168.1.5"],
         "LOG_FORMAT": ["xml"],
         "LOG_LEVEL": ["loud", "trace"],
         "API_KEYS": ["short", "long-enough-1,short", ",", " ", "schl\u00fcssel-1"],
         "API_KEYS_FILE": ["/nowhere/keys", "/"],
+        "ADMIN_KEYS": ["short", ",", "schl\u00fcssel-1"],
+        "ADMIN_KEYS_FILE": ["/nowhere/keys", "/"],
         "ALLOWED_HOSTS": ["exam*ple.com", "*example.com", "example.com:5001", "http://example.com", "*.*.com", "a b"],
         "CORS_ORIGINS": ["example.com", "https://example.com/", "https://*.example.com", "ftp://example.com"],
     }.items(),
@@ -104,14 +121,80 @@ def test_a_wrong_value_stops_the_start_with_a_sentence_that_names_the_variable(n
         (b"\xff\xfe", "read"),
     ],
 )
-def test_a_keys_file_without_a_good_key_stops_the_start(tmp_path, content, said):
+@pytest.mark.parametrize("name", ["API_KEYS_FILE", "ADMIN_KEYS_FILE"])
+def test_a_keys_file_without_a_good_key_stops_the_start(tmp_path, name, content, said):
     (tmp_path / "keys").write_bytes(content)
-    with pytest.raises(SettingsError, match=rf"API_KEYS_FILE.*{said}"):
-        ServerSettings.from_env({"API_KEYS_FILE": str(tmp_path / "keys")})
+    with pytest.raises(SettingsError, match=rf"{name}.*{said}"):
+        ServerSettings.from_env({name: str(tmp_path / "keys")})
+
+
+def test_a_secret_that_a_container_was_not_given_is_none():
+    names = ("API_KEYS_FILE", "ADMIN_KEYS_FILE", "WEBHOOK_SECRET_FILE")
+    assert ServerSettings.from_env(dict.fromkeys(names, "/dev/null")) == ServerSettings()
+
+
+def test_a_key_is_a_callers_or_an_admins():
+    for admins in ({"ADMIN_KEYS": "admin-key-1,the-same-key"}, {"ADMIN_KEYS": "the-same-key"}):
+        with pytest.raises(SettingsError, match=r"API_KEYS and in ADMIN_KEYS.*\.$") as caught:
+            ServerSettings.from_env({"API_KEYS": "first-key-1,the-same-key", **admins})
+        assert "the-same-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "localhost", "LOCALHOST"])
+def test_without_keys_it_listens_for_this_machine(host):
+    settings = ServerSettings.from_env({"HOST": host})
+    assert settings.is_local and "*" not in settings.host_names
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [{"API_KEYS": "first-key-1"}, {"ADMIN_KEYS": "admin-key-1"}, {"ALLOW_OPEN": "true"}, {"PUBLISHED_HOST": "[::1]"}],
+)
+def test_other_machines_reach_it_with_keys_or_where_that_is_meant(leave):
+    assert ServerSettings.from_env({"HOST": "0.0.0.0", **leave}).host == "0.0.0.0"
+    with pytest.raises(SettingsError, match=r"^HOST is 0\.0\.0\.0.*API_KEYS.*127\.0\.0\.1.*ALLOW_OPEN"):
+        ServerSettings.from_env({"HOST": "0.0.0.0"})
+
+
+def test_a_container_that_is_published_to_others_needs_keys():
+    with pytest.raises(SettingsError, match="PUBLISHED_HOST is 10.0.0.7"):
+        ServerSettings.from_env({"HOST": "0.0.0.0", "PUBLISHED_HOST": "10.0.0.7"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "names"),
+    [
+        ({}, ("127.0.0.1",)),
+        ({"HOST": "::1"}, ("[::1]",)),
+        ({"HOST": "0.0.0.0", "API_KEYS": "first-key-1"}, ("*",)),
+        ({"HOST": "0.0.0.0", "PUBLISHED_HOST": "127.0.0.2"}, ("127.0.0.2",)),
+        ({"ALLOWED_HOSTS": "*"}, ("*",)),
+        ({"ALLOWED_HOSTS": "a.example"}, ("a.example",)),
+        ({"HOST": "0.0.0.0", "API_KEYS": "first-key-1", "ALLOWED_HOSTS": "a.example"}, ("a.example",)),
+    ],
+)
+def test_names_in_the_host_header(environment, names):
+    assert ServerSettings.from_env(environment).host_names == names
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "followed"),
+    [
+        ("models:/m@champion", "m", ("m", "champion")),
+        ("models:/m/3", "m", None),
+        ("models:/a model/latest", "a model", None),
+        ("models:/m-0123456789abcdef", None, None),
+        ("models://profile/m/3", None, None),
+        ("/app/model", None, None),
+    ],
+)
+def test_the_registered_model_of_an_address(address, name, followed):
+    settings = ServerSettings(model_uri=address)
+    assert (settings.registered_name, settings.followed) == (name, followed)
 
 
 def test_a_wrong_key_is_not_told():
-    for name, value in (("API_KEYS", "hush"), ("API_KEYS", "hush-hush-\u00fc")):
+    for name, value in (("API_KEYS", "hush"), ("ADMIN_KEYS", "hush-hush-\u00fc")):
         with pytest.raises(SettingsError) as caught:
             ServerSettings.from_env({name: value})
         assert "hush" not in str(caught.value)
@@ -130,6 +213,9 @@ def start(**environment: str) -> subprocess.CompletedProcess:
 def test_the_process_ends_with_one_sentence_and_not_a_traceback():
     wrong = start(PORT="eighty")
     assert (wrong.returncode, wrong.stderr) == (2, "Error: PORT='eighty' is not a whole number.\n")
+    reachable = start(HOST="0.0.0.0", PORT=str(free_port()))
+    assert reachable.returncode == 2 and reachable.stderr.startswith("Error: HOST is 0.0.0.0")
+    assert reachable.stderr.count("\n") == 1
 
 
 def test_a_model_that_is_not_there_ends_the_process(tmp_path):
