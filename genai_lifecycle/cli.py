@@ -54,6 +54,8 @@ def _serve(config: E2EConfig) -> None:
     from genai_lifecycle.stages.serve import run_server
 
     _tell(f"\nServing     {plan.model_uri}")
+    if plan.hint:
+        _tell(f"  {plan.hint}")
     run_server(config, lifecycle.store, tell=_tell)
 
 

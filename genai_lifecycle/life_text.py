@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from genai_lifecycle.commands import as_typed, mode_command
-from genai_lifecycle.config import LOCAL_SERVER_PORT, SERVER_PORT, E2EConfig
+from genai_lifecycle.config import LOCAL_SERVER_PORT, E2EConfig
 from genai_lifecycle.results import (
     DeploymentResult,
     ExperimentResult,
@@ -54,7 +54,8 @@ def _passed(report: VerificationReport) -> str:
 
 def of_plan(plan: ServePlan) -> str:
     """The commands that serve it, each with what it is for."""
-    return "\n".join([f"\nServing     {plan.model_uri}", *(f"  {what}\n    {does}" for what, does in plan.commands)])
+    lines = [f"  {what}\n    {does}" for what, does in plan.commands]
+    return "\n".join([f"\nServing     {plan.model_uri}", *([f"  {plan.hint}"] if plan.hint else []), *lines])
 
 
 def of_export(result: ExportResult) -> str:
@@ -76,6 +77,7 @@ def of_summary(config: E2EConfig, model: object, result: LifecycleResult) -> str
     report, total_s = result.report, sum(result.seconds.values())
     before = f"previous is version {report.previous}" if report.previous else "no previous version"
     version = f"{report.name} version {report.version} is champion, prompt {result.deployment.prompt}; {before}"
+    port = ["--port", str(config.port)] if config.port else []
     bundle = f"not written: {result.export_declined}"
     if result.export:
         bundle = f"{_start(result.export)}   then http://127.0.0.1:8000/docs"
@@ -86,6 +88,6 @@ def of_summary(config: E2EConfig, model: object, result: LifecycleResult) -> str
         f"  version   {version}",
         f"  test      {_passed(report)}",
         f"  look      {mode_command(config, 'ui')}   then http://127.0.0.1:{LOCAL_SERVER_PORT}",
-        f"  serve     {mode_command(config, 'serve', '--start')}   then http://127.0.0.1:{SERVER_PORT}/docs",
+        f"  serve     {mode_command(config, 'serve', '--start', *port)}   then {result.serve.url}/docs",
         f"  bundle    {bundle}",
     ])  # fmt: skip

@@ -6,6 +6,7 @@ that is, and whether it is started again after a crash, is decided elsewhere.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import logging
 import os
@@ -116,17 +117,24 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 def is_port_taken(host: str, port: int) -> bool:
     """Whether another program listens there. Raises ConfigError when nobody could: no permission, no such host."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a server that has just ended counts
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a server that has just ended counts
             probe.bind((host, port))
-        except PermissionError as exc:
-            raise ConfigError(f"Port {port} needs special rights.", hint="Use --port with 1024 or more.") from exc
-        except socket.gaierror as exc:
-            raise ConfigError(f"HOST is {host!r}, which is no address.", hint="Use 127.0.0.1 or 0.0.0.0.") from exc
-        except OSError:
+    except PermissionError as exc:
+        raise ConfigError(f"Port {port} needs special rights.", hint="Use --port with 1024 or more.") from exc
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
             return True
+        reason = f"HOST is {host!r}, which is no address of this machine."
+        raise ConfigError(reason, hint="Use 127.0.0.1, ::1 or 0.0.0.0.") from exc
     return False
+
+
+def url_from_here(host: str, port: int) -> str:
+    """Where this machine asks a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # these are every address of it
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def ask(url: str) -> tuple[int, bytes]:

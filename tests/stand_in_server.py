@@ -49,6 +49,7 @@ def serve() -> None:
         engine = subprocess.Popen([sys.executable, "-c", ENGINE], stdout=subprocess.PIPE, text=True)
         engine.stdout.readline()
         sys.stdout.write(f"engine {engine.pid}\n")
+    ThreadingHTTPServer.address_family = socket.AF_INET6 if ":" in os.environ["HOST"] else socket.AF_INET
     server = ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler)
     sys.stdout.write(f"server {os.getpid()}\n")
     server.serve_forever()

@@ -70,6 +70,8 @@ class ServePlan:
 
     model_uri: str
     commands: tuple[tuple[str, str], ...]  # (what it is for, command)
+    url: str  # of our server
+    hint: str = ""  # what keeps it from starting
 
 
 @dataclass(frozen=True)

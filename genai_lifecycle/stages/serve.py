@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from genai_lifecycle.commands import mlflow, mode_command, server
 from genai_lifecycle.config import CHECKOUT, FEEDBACK_FILE, PROGRAM, SERVER_PORT, E2EConfig
@@ -16,6 +17,7 @@ from genai_lifecycle.processes import (
     is_port_taken,
     new_log,
     sigterm_as_ctrl_c,
+    url_from_here,
     wait_until_ready,
 )
 from genai_lifecycle.results import ServePlan
@@ -27,7 +29,7 @@ from genai_lifecycle.tracking.store import Store
 SERVER = CHECKOUT / "fastapi_server.py"
 READY_TIMEOUT_S = 600.0  # loading a model of a few hundred million parameters and answering its golden prompts
 GRACE_S = 60.0  # longer than the server's own grace period, so that it finishes what it has accepted
-EVERYWHERE = "0.0.0.0"
+KEYS = ("API_KEYS", "API_KEYS_FILE", "ADMIN_KEYS", "ADMIN_KEYS_FILE")
 _ASK = """-H 'Content-Type: application/json' -d '{"question": "What is MLflow?"}'"""
 _INVOKE = """-H 'Content-Type: application/json' -d '{"inputs": ["What is MLflow?"]}'"""
 
@@ -39,6 +41,7 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
         NotFound: nothing was deployed yet.
     """
     model_uri, port = model_registry.best_uri(config.registered_model_name), config.port or SERVER_PORT
+    url = url_from_here(_host(os.environ), port)
     tracking = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(config.tracking_uri or store.uri))}"
     if config.s3_endpoint_url:  # the keys come from where they come from now
         tracking = f"MLFLOW_S3_ENDPOINT_URL={shlex.quote(config.s3_endpoint_url)} {tracking}"
@@ -51,14 +54,38 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
                 f"{tracking} MLFLOW_MODEL_URI={model_uri} PORT={port} {server()}",
             ),
             ("the same, watched and restarted", watched),
-            ("ask it", f"curl http://127.0.0.1:{port}/ask {_ASK}"),
+            ("ask it", f"curl {url}/ask {_ASK}"),
             (
                 "MLflow's own server",
                 f"{tracking} {mlflow()} models serve -m {model_uri} -p {port} --env-manager local",
             ),
             ("ask that one", f"curl http://127.0.0.1:{port}/invocations {_INVOKE}"),
         ),
+        url=url,
+        hint=_hint(os.environ),
     )
+
+
+def _host(env: Mapping[str, str]) -> str:
+    """Where our server listens, by its own variable; it takes an IPv6 address in brackets too."""
+    return (env.get("HOST") or "127.0.0.1").strip("[]")
+
+
+def _hint(env: Mapping[str, str]) -> str:
+    """What to set first, where our server would refuse to start: other machines reach it, and it has no key."""
+    if _is_loopback(_host(env)) or any(env.get(name) for name in (*KEYS, "ALLOW_OPEN")):
+        return ""
+    return (
+        f"HOST is {_host(env)}, which other machines can reach, and there is no key: set API_KEYS (and ADMIN_KEYS for "
+        "the admin routes) first, or ALLOW_OPEN=true to let everybody ask."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False
 
 
 def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> None:
@@ -71,7 +98,7 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
         PortTaken: another program listens on the port.
         ServerFailed: it was never ready, or crashed too often.
     """
-    host, port = os.environ.get("HOST") or "127.0.0.1", config.port or SERVER_PORT
+    host, port = _host(os.environ), config.port or SERVER_PORT
     environment = {
         "MLFLOW_TRACKING_URI": store.uri,
         "MLFLOW_REGISTRY_URI": store.uri,
@@ -89,7 +116,7 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
             hint=f"Stop it, or choose another port: {PROGRAM} --mode serve --start --port N",
         )
     log_file = new_log(config.log_dir, f"server-{port}.log")
-    url = f"http://{'127.0.0.1' if host == EVERYWHERE else host}:{port}"
+    url = url_from_here(host, port)
     try:
         with sigterm_as_ctrl_c():
             supervise(

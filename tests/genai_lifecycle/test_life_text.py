@@ -24,7 +24,7 @@ VERDICT = Verdict("win", "qa-simple", "qa-expert", "token_f1", Interval(0.11, 0.
 EXPERIMENT = ExperimentResult("r1", (SCORE,), VERDICT, PROMPT, 4, 4, "none", 1.0)
 DEPLOYMENT = DeploymentResult("m", "3", "m-1", "r3", PROMPT, "0" * 64, 1.0)
 CHECKS = (Check("loads", True, "in 2 s"), Check("latency", False, "9 s"))
-PLAN = ServePlan("models:/m@champion", (("Our server", "make serve"),))
+PLAN = ServePlan("models:/m@champion", (("Our server", "make serve"),), "http://[::1]:5001")
 
 
 def report(checks=CHECKS[:1], previous=None) -> VerificationReport:

@@ -26,6 +26,7 @@ from genai_lifecycle.processes import (
     last_lines,
     new_log,
     sigterm_as_ctrl_c,
+    url_from_here,
     wait_until_ready,
 )
 
@@ -246,9 +247,36 @@ def test_a_port_is_free_right_after_a_server_with_open_connections():
     assert not is_port_taken("127.0.0.1", port)
 
 
-def test_a_host_that_is_no_address_is_a_setting_error():
-    with pytest.raises(ConfigError, match="'no such host'"):
-        is_port_taken("no such host", 5001)
+def test_a_port_is_taken_on_an_ipv6_address_too():
+    needs_ipv6()
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        port = listener.getsockname()[1]
+        assert is_port_taken("::1", port) and not is_port_taken("127.0.0.1", port)
+    assert not is_port_taken("::1", port)
+
+
+def needs_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+
+
+@pytest.mark.parametrize("host", ["no such host", "192.0.2.1", "2001:db8::1"])
+def test_a_host_that_is_no_address_of_this_machine_is_a_setting_error(host):
+    with pytest.raises(ConfigError, match=f"'{host}'"):
+        is_port_taken(host, free_port())
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:5001"), ("0.0.0.0", "http://127.0.0.1:5001"), ("::1", "http://[::1]:5001"),
+        ("::", "http://[::1]:5001"), ("model.example", "http://model.example:5001"),
+    ],
+)  # fmt: skip
+def test_the_address_of_a_server(host, url):
+    assert url_from_here(host, 5001) == url
 
 
 def test_a_port_below_1024_without_rights_is_a_setting_error(monkeypatch):

@@ -14,6 +14,7 @@ import stand_in_server
 from stand_in_server import free_port, wait_until_gone
 
 from genai_lifecycle.errors import NotFound, PortTaken
+from genai_lifecycle.life_text import of_plan
 from genai_lifecycle.processes import ServerFailed, ask, is_port_taken
 from genai_lifecycle.stages import serve
 from genai_lifecycle.stages.serve import run_server, serve_plan
@@ -107,6 +108,37 @@ def test_every_command_names_the_port(deployed):
     assert all("8123" in command for _, command in serve_plan(replace(config, port=8123), store).commands)
 
 
+@pytest.mark.parametrize(("host", "url"), [("::1", "http://[::1]:8123"), ("[::1]", "http://[::1]:8123")])
+def test_an_ipv6_address_is_printed_in_brackets(deployed, monkeypatch, host, url):
+    monkeypatch.setenv("HOST", host)
+    config, store = deployed
+    plan = serve_plan(replace(config, port=8123), store)
+    assert plan.url == url and f"curl {url}/ask" in str(plan.commands)
+
+
+KEYS = ("API_KEYS", "API_KEYS_FILE", "ADMIN_KEYS", "ADMIN_KEYS_FILE", "ALLOW_OPEN")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "model.example"])
+def test_a_host_that_others_reach_without_keys_is_hinted_at(deployed, monkeypatch, host):
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOST", host)
+    hint = serve_plan(*deployed).hint
+    assert hint.startswith(f"HOST is {host}, ") and "API_KEYS" in hint and "ALLOW_OPEN" in hint
+    assert hint in of_plan(serve_plan(*deployed))
+    for name in KEYS:
+        with monkeypatch.context() as one:
+            one.setenv(name, "set")
+            assert serve_plan(*deployed).hint == ""
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1", "127.0.0.9", "::1", "localhost"])
+def test_at_home_there_is_no_hint(deployed, monkeypatch, host):
+    monkeypatch.setenv("HOST", host)
+    assert serve_plan(*deployed).hint == ""
+
+
 def test_passwords_are_not_shown(deployed):
     config, store = deployed
     secret = replace(store, uri="postgresql://mlflow:s3cret@db.example/mlflow")
@@ -157,6 +189,20 @@ def test_a_server_that_listens_everywhere_is_asked_here(ready_to_run, monkeypatc
     screen = Screen(config, ctrl_c)
     run_server(config, store, screen.tell)
     assert screen.answers[0]["HOST"] == "0.0.0.0"
+
+
+def test_a_server_on_an_ipv6_address_is_asked_there(ready_to_run, monkeypatch):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    monkeypatch.setenv("HOST", "::1")
+    config, store = ready_to_run
+    screen = Screen(config, ctrl_c)
+    screen.url = f"http://[::1]:{config.port}"
+    run_server(config, store, screen.tell)
+    assert f"{screen.url}/docs" in screen.told[0] and screen.answers[0]["HOST"] == "::1"
+    wait_until_gone(screen.pids)
 
 
 def test_a_wrong_setting_is_told_with_the_servers_own_words(ready_to_run, monkeypatch):
