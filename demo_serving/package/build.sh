@@ -12,7 +12,8 @@ Usage: ./build.sh [options] [-- docker build options]
   --save-image     also write image.tar.gz and image.tar.gz.sha256: one file to carry to another machine
   --platform P     build for another platform, for example linux/arm64
   --tag T          name of the image (default: the one in manifest.json)
-  --base-image I   Python 3.11 image to build on (default: python:3.11-slim-bookworm)
+  --base-image I   Python 3.11 image to build on (default: BASE_IMAGE, else python:3.11-slim-bookworm); with its digest
+                   (NAME@sha256:...) it is the same one on every machine
   --check          only check the files against manifest.json
   -h, --help       this text
 
@@ -107,7 +108,7 @@ bytes_of() { docker image inspect --format '{{.Size}}' "$1" 2>/dev/null || echo 
 
 # --- options ---
 
-OFFLINE="" PROVE="" SAVE="" TAG="" GIVEN_TAG="" CHECK_ONLY="" BASE=python:3.11-slim-bookworm OPTIONS=()
+OFFLINE="" PROVE="" SAVE="" TAG="" GIVEN_TAG="" CHECK_ONLY="" BASE=${BASE_IMAGE:-python:3.11-slim-bookworm} OPTIONS=()
 while [ $# -gt 0 ]; do
   case $1 in
     --offline) OFFLINE=1 ;;

@@ -9,7 +9,8 @@ Usage: ./run.sh [options]
 
   --port P         port on this machine (default: 8000, or PORT of the env file)
   --bind A         address to publish the port on (default: 127.0.0.1, or BIND of the env file);
-                   0.0.0.0 opens it to the network: set API_KEYS first
+                   0.0.0.0 opens it to the network, and needs API_KEYS_FILE or API_KEYS in the env file
+  --memory M       memory that the container may use (default: 2g, or MEMORY of the env file)
   --env-file F     settings (default: .env where there is one; .env.example explains them)
   --network N      Docker network; "none" shuts every way in or out but docker exec
   --tag T          image (default: the one in manifest.json)
@@ -38,17 +39,18 @@ sha256() {
 
 # --- options ---
 
-ACTION=start DETACH=1 PORT="" BIND="" ENV_FILE="" NETWORK="" IMAGE="" NAME="" WAIT_S=120
+ACTION=start DETACH=1 PORT="" BIND="" MEMORY="" ENV_FILE="" NETWORK="" IMAGE="" NAME="" WAIT_S=120
 while [ $# -gt 0 ]; do
   case $1 in
     --stop | --logs | --status) ACTION=${1#--} ;;
     --detach) DETACH=1 ;;
     --foreground) DETACH="" ;;
-    --port | --bind | --env-file | --network | --tag | --name | --wait)
+    --port | --bind | --memory | --env-file | --network | --tag | --name | --wait)
       [ -n "${2:-}" ] || die "$1 needs a value."
       case $1 in
         --port) PORT=$2 ;;
         --bind) BIND=$2 ;;
+        --memory) MEMORY=$2 ;;
         --env-file) ENV_FILE=$2 ;;
         --network) NETWORK=$2 ;;
         --tag) IMAGE=$2 ;;
@@ -74,8 +76,14 @@ setting() {
   [ -z "$ENV_FILE" ] || sed -n "s/^$1=//p" "$ENV_FILE" | tail -n 1
 }
 
-PORT=${PORT:-$(setting PORT)} BIND=${BIND:-$(setting BIND)}
-PORT=${PORT:-8000} BIND=${BIND:-127.0.0.1}
+PORT=${PORT:-$(setting PORT)} BIND=${BIND:-$(setting BIND)} MEMORY=${MEMORY:-$(setting MEMORY)}
+PORT=${PORT:-8000} BIND=${BIND:-127.0.0.1} MEMORY=${MEMORY:-2g}
+BIND=${BIND#\[} BIND=${BIND%\]}
+[ "$BIND" != localhost ] || BIND=127.0.0.1
+case $NETWORK in
+  none) BIND=127.0.0.1 ;;
+  host) BIND=0.0.0.0 PORT=8000 ;; # the container's port is a port of this machine, on all its addresses
+esac
 case $PORT in *[!0-9]*) die "the port is $PORT; use a number from 1 to 65535." ;; esac
 if [ "$PORT" -lt 1 ] || [ "$PORT" -gt 65535 ]; then die "the port is $PORT; use a number from 1 to 65535."; fi
 case $WAIT_S in *[!0-9]*) die "--wait is $WAIT_S; use a whole number of seconds." ;; esac
@@ -122,8 +130,34 @@ check_machine() {
 
 is_taken() {
   local address=$BIND
-  [ "$address" != 0.0.0.0 ] || address=127.0.0.1
+  case $address in 0.0.0.0) address=127.0.0.1 ;; ::) address=::1 ;; esac
   (: <"/dev/tcp/$address/$PORT") 2>/dev/null
+}
+
+# Without keys everybody who reaches it may ask. The server holds to that too, by PUBLISHED_HOST.
+check_keys() {
+  case $BIND in 127.* | ::1) return 0 ;; esac
+  if has_keys || [ "$(setting ALLOW_OPEN)" = true ]; then return 0; fi
+  die "$BIND opens port $PORT to other machines, and there is no key: put API_KEYS_FILE=FILE (a key on each line) into .env, or" \
+    "ALLOW_OPEN=true to let everybody ask, or leave --bind and BIND out."
+}
+
+# an IPv6 address goes in brackets
+in_address() { case $1 in *:*) printf '[%s]' "$1" ;; *) printf '%s' "$1" ;; esac }
+
+has_keys() { [ -n "$(setting API_KEYS)$(setting API_KEYS_FILE)$(setting ADMIN_KEYS)$(setting ADMIN_KEYS_FILE)" ]; }
+
+# Adds to start's options the secret files of this machine, mounted: their text is in no variable of the container.
+add_secret_files() {
+  local name file target
+  for name in API_KEYS_FILE ADMIN_KEYS_FILE WEBHOOK_SECRET_FILE; do
+    file=$(setting "$name")
+    [ -n "$file" ] || continue
+    [ -f "$file" ] || die "$name is $file, which is no file of this machine."
+    case $file in /*) ;; *) file=$PWD/$file ;; esac
+    target=/run/secrets/$(tr '[:upper:]' '[:lower:]' <<<"${name%_FILE}")
+    options+=(--mount "type=bind,source=$file,target=$target,readonly" --env "$name=$target")
+  done
 }
 
 # The container that has our name: a running one is not ours to end unasked, an ended one is in the way.
@@ -174,6 +208,8 @@ wait_until_ready() {
   done
   [ ! -t 1 ] || printf '\r\033[K'
   wait "$asking" || {
+    [ "$(docker container inspect --format '{{.State.OOMKilled}}' "$NAME")" != true ] \
+      || fail "$MEMORY of memory were too little; give it more with --memory, or MEMORY in .env"
     [ "$(state)" = running ] || fail "the container ended before it was ready"
     fail "the model was not ready within $WAIT_S s"
   }
@@ -194,13 +230,15 @@ print_urls() {
     return
   fi
   local host=$BIND key=""
-  [ "$host" != 0.0.0.0 ] || host=$(hostname)
-  [ -z "$(setting API_KEYS)$(setting API_KEYS_FILE)" ] || key=" -H 'Authorization: Bearer YOUR_KEY'"
+  case $host in 0.0.0.0 | ::) host=$(hostname) ;; *) host=$(in_address "$host") ;; esac
+  ! has_keys || key=" -H 'Authorization: Bearer YOUR_KEY'"
   say "Swagger  http://$host:$PORT/docs"
   say "Ask      curl http://$host:$PORT/ask$key -H 'Content-Type: application/json' -d '{\"question\": \"What is MLflow?\"}'"
   say "Test     ./test.sh        Log  ./run.sh --logs        Stop  ./run.sh --stop"
-  [ "$BIND" = 127.0.0.1 ] && say "Only this machine reaches it; --bind 0.0.0.0 opens it to the network."
-  [ "$BIND" = 127.0.0.1 ] || [ -n "$key" ] || say "Warning: whoever reaches port $PORT may ask; set API_KEYS in .env."
+  case $BIND in
+    127.* | ::1) say "Only this machine reaches it; --bind 0.0.0.0 opens it to the network, with keys." ;;
+    *) [ -n "$key" ] || say "Warning: whoever reaches port $PORT may ask, since ALLOW_OPEN is set." ;;
+  esac
 }
 
 start() {
@@ -209,15 +247,16 @@ start() {
   check_name
   check_image
   local options=(
-    --name "$NAME" --read-only --cap-drop ALL --security-opt no-new-privileges --pids-limit 512
+    --name "$NAME" --read-only --cap-drop ALL --security-opt no-new-privileges --pids-limit 512 --memory "$MEMORY"
     --tmpfs /tmp --volume "$NAME-data:/data" --stop-timeout 40
   )
   [ -z "$ENV_FILE" ] || options+=(--env-file "$ENV_FILE")
   # after the env file: its PORT is the published one
-  options+=(--env HOST=0.0.0.0 --env PORT=8000)
+  options+=(--env HOST=0.0.0.0 --env PORT=8000 --env "PUBLISHED_HOST=$BIND")
   options+=(--env FEEDBACK_FILE=/data/feedback.jsonl --env PROMPT_FILE=/data/prompt.json)
+  add_secret_files
   [ -z "$NETWORK" ] || options+=(--network "$NETWORK")
-  [ "$NETWORK" = none ] || options+=(--publish "$BIND:$PORT:8000")
+  case $NETWORK in none | host) ;; *) options+=(--publish "$(in_address "$BIND"):$PORT:8000") ;; esac
   [ -n "$DETACH" ] || exec docker run --rm "${options[@]}" "$IMAGE"
   docker run --detach "${options[@]}" "$IMAGE" >/dev/null || die "docker could not start the container (see above)."
   wait_until_ready
@@ -226,6 +265,7 @@ start() {
   print_urls
 }
 
+[ "$ACTION" != start ] || check_keys
 command -v docker >/dev/null || die "docker is not installed on this machine."
 docker info >/dev/null 2>&1 || die "the Docker engine does not answer; start it, or ask for the right to use it."
 case $ACTION in

@@ -2,8 +2,8 @@
 
 Needs Python's standard library only. In the container it is the health check too (`--ready`); on another machine it
 takes the server's address: `python3 test_bundle.py --url http://HOST:8000`. The recorded answers are read from the
-bundle's folder, which is the one that this file is in. A server with keys is asked with the first one of API_KEYS or
-API_KEYS_FILE.
+bundle's folder, which is the one that this file is in. A server with keys is asked with the first one of API_KEYS_FILE,
+API_KEYS, ADMIN_KEYS_FILE or ADMIN_KEYS.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TIMEOUT_S = 120.0
 JSON = "application/json"
 ASK_AGAIN_S = 0.2
 METHODS = ("get", "post", "put", "patch", "delete")
-CLOSED = ("/admin/", "/prompts")  # what these paths begin with asks for a key
+READS = "GET"
 
 
 class Mismatch(Exception):
@@ -63,11 +63,11 @@ class Reply:
 class Server:
     """The server at an address; remembers which routes were asked."""
 
-    def __init__(self, url: str, key: str = "", host_name: str = ""):
+    def __init__(self, url: str, key: str = ""):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SystemExit(f"Error: --url is {url!r}; use http://HOST:PORT.")
-        self._parts, self._key, self._host_name = parts, key, host_name
+        self._parts, self._key = parts, key
         self.asked: set[tuple[str, str]] = set()
 
     def get(self, path: str, *, route: str = "", with_key: bool = True) -> Reply:
@@ -90,8 +90,6 @@ class Server:
         connection = kind(self._parts.hostname, self._parts.port, timeout=TIMEOUT_S)
         if self._key and with_key:
             headers = headers | {"Authorization": f"Bearer {self._key}"}
-        if self._host_name:
-            headers = headers | {"Host": self._host_name}
         try:
             connection.request(method, self._parts.path.rstrip("/") + path, data, headers)
             response = connection.getresponse()
@@ -295,13 +293,20 @@ class Questions:
         return f"{len(samples)} samples"
 
     def closed(self) -> str:
-        """What changes the server or the registry: closed without keys; with keys, closed to whoever has none."""
+        """What changes the model or a prompt: closed without keys; with keys, closed to whoever has none."""
         status = 401 if self._has_keys() else 403
-        routes = sorted(route for route in _routes(self.expected.openapi) if route[1].startswith(CLOSED))
+        routes = sorted(route for route in _routes(self.expected.openapi) if _changes_something(*route))
         for method, path in routes:
-            reply = self.server.ask(method, re.sub(r"{[^}]*}", "any", path), {}, route=path, with_key=False)
+            reply = self.server.ask(method, _filled_in(path), {}, route=path, with_key=False)
             holds(f"{method} {path} answers {reply.status}, not {status}", reply.status == status)
         return f"{len(routes)} routes closed ({status})"
+
+    def prompts(self) -> str:
+        """A bundle has no registry of prompts, and says so."""
+        routes = sorted(r for r in _routes(self.expected.openapi) if r[1].startswith("/prompts") and r[0] == READS)
+        for _, path in routes:
+            answered(self.server.get(_filled_in(path), route=path), 409)
+        return f"{len(routes)} routes: no registry"
 
     def refusals(self) -> str:
         """One plain sentence for what is wrong, never a 500."""
@@ -367,6 +372,14 @@ class Questions:
         return self.server.get("/model/info", with_key=False).status == 401
 
 
+def _changes_something(method: str, path: str) -> bool:
+    return path.startswith("/admin/") or (path.startswith("/prompts") and method != READS)
+
+
+def _filled_in(path: str) -> str:
+    return re.sub(r"{[^}]*}", "any", path)
+
+
 def _routes(openapi: dict[str, Any]) -> set[tuple[str, str]]:
     return {(method.upper(), path) for path, what in openapi["paths"].items() for method in what if method in METHODS}
 
@@ -382,7 +395,8 @@ def checks_of(questions: Questions) -> list[tuple[str, Callable[[], str]]]:
         ("POST /v1/chat/completions", questions.chat), ("  the same, streamed", questions.chat_stream),
         ("POST /v1/completions", questions.completions), ("  the same, streamed", questions.completions_stream),
         ("GET /ping /version", questions.mlflow), ("POST /feedback", questions.feedback),
-        ("GET /metrics", questions.metrics), ("/admin/... /prompts/...", questions.closed),
+        ("GET /metrics", questions.metrics), ("GET /prompts ...", questions.prompts),
+        ("/admin/... /prompts/...", questions.closed),
         ("wrong requests", questions.refusals), ("every route was asked", questions.every_route),
     ]  # fmt: skip
 
@@ -427,17 +441,16 @@ def is_ready(server: Server) -> bool:
 
 
 def key_from(env: os._Environ[str]) -> str:
-    """The first key of the environment; empty where there is none."""
-    if path := env.get("API_KEYS_FILE"):
-        lines = Path(path).read_text("utf-8").splitlines()
-        return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "")
-    return env.get("API_KEYS", "").split(",")[0].strip()
+    """The first key of the environment, an admin's where there is no caller's; empty where there is none."""
+    keys = (key for name in ("API_KEYS", "ADMIN_KEYS") for key in _keys_from(env, name))
+    return next(keys, "")
 
 
-def host_name_from(env: os._Environ[str]) -> str:
-    """A Host header that ALLOWED_HOSTS lets in; empty where it lets in all."""
-    first = env.get("ALLOWED_HOSTS", "").split(",")[0].strip()
-    return "" if first == "*" else first.replace("*.", "bundle.", 1)
+def _keys_from(env: os._Environ[str], name: str) -> list[str]:
+    path = env.get(f"{name}_FILE")
+    lines = Path(path).read_text("utf-8").splitlines() if path else []
+    keys = [line.strip() for line in lines if not line.startswith("#")] + env.get(name, "").split(",")
+    return [key.strip() for key in keys if key.strip()]
 
 
 def main() -> int:
@@ -449,9 +462,9 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="with --ready: for up to S seconds")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     given = parser.parse_args()
-    server = Server(given.url or here, key_from(os.environ), "" if given.url else host_name_from(os.environ))
-    if given.ready:
-        return 0 if is_ready_within(server, given.wait) else 1
+    if given.ready:  # a probe: no key
+        return 0 if is_ready_within(Server(given.url or here), given.wait) else 1
+    server = Server(given.url or here, key_from(os.environ))
     result = run(server, Expected.read(Path(__file__).parent), (lambda line: None) if given.json else print)
     if given.json:
         print(json.dumps(result, indent=2))

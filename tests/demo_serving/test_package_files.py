@@ -15,6 +15,7 @@ from pathlib import Path
 
 import forked
 import pytest
+import yaml
 from conftest import REPO, free_port
 
 PACKAGE = REPO / "demo_serving" / "package"
@@ -120,6 +121,37 @@ def test_a_machine_without_docker_is_told(name, bundle, tmp_path):
 def test_a_port_that_is_none_is_refused(port, bundle):
     done = script(bundle, "run.sh", "--port", port)
     assert done.returncode == 1 and f"the port is {port};" in done.stderr
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "[::]", "192.168.1.5", "10.0.0.7"])
+def test_an_address_that_others_reach_is_refused_without_keys(address, bundle):
+    for how in (["--bind", address], ["--env-file", "its.env"]):
+        (bundle / "its.env").write_text(f"BIND={address}\n", "utf-8")
+        done = script(bundle, "run.sh", *how)
+        assert done.returncode == 1 and "opens port 8000 to other machines, and there is no key" in done.stderr
+        assert all(way in done.stderr for way in ("API_KEYS_FILE=FILE", ".env", "ALLOW_OPEN=true", "--bind"))
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_port_of_the_machine_itself_needs_keys_too(bundle):
+    done = script(bundle, "run.sh", "--network", "host")
+    assert done.returncode == 1 and done.stderr.startswith("Error: 0.0.0.0 opens port 8000")
+
+
+@pytest.mark.parametrize(
+    "setting", ["API_KEYS=a-key-of-mine", "API_KEYS_FILE=keys.txt", "ADMIN_KEYS_FILE=keys.txt", "ALLOW_OPEN=true"]
+)
+def test_keys_or_saying_so_open_it(setting, bundle, tmp_path):
+    """As far as the next thing that is missing."""
+    (bundle / ".env").write_text(f"{setting}\nBIND=0.0.0.0\n", "utf-8")
+    done = script(bundle, "run.sh", path=path_without_docker(tmp_path))
+    assert done.stderr == "Error: docker is not installed on this machine.\n"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9", "::1", "[::1]", "localhost"])
+def test_at_home_it_needs_no_keys(address, bundle, tmp_path):
+    done = script(bundle, "run.sh", "--bind", address, path=path_without_docker(tmp_path))
+    assert done.stderr == "Error: docker is not installed on this machine.\n"
 
 
 def test_an_env_file_that_is_named_must_be_there(bundle):
@@ -240,6 +272,18 @@ def test_every_setting_of_the_env_file_is_passed_on_by_compose():
     explained = set(re.findall(r"^#([A-Z_]+)=", text_of(".env.example"), re.M))
     used = set(re.findall(r"\$\{([A-Z_]+)", text_of("compose.yaml")))
     assert explained == used
+
+
+def test_compose_mounts_keys_limits_the_memory_and_says_where_it_is_published():
+    text = yaml.safe_load(text_of("compose.yaml"))
+    server = text["services"]["server"]
+    for name in ("api_keys", "admin_keys", "webhook_secret"):
+        variable = f"{name.upper()}_FILE"
+        assert name in server["secrets"] and text["secrets"][name] == {"file": f"${{{variable}:-/dev/null}}"}
+        assert server["environment"][variable] == f"/run/secrets/{name}"
+    assert server["mem_limit"] == "${MEMORY:-2g}" and "MEMORY:-2g" in text_of("run.sh")
+    assert server["environment"]["PUBLISHED_HOST"] == "${BIND:-127.0.0.1}"
+    assert server["ports"] == ["${BIND:-127.0.0.1}:${PORT:-8000}:8000"]
 
 
 # --- test_bundle.py, against a real server ---

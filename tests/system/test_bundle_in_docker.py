@@ -6,6 +6,7 @@ One export and one build of the image serve all tests here: together they take m
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from conftest import REPO, free_port
+from stand_in_server import wait_until
 
 from genai_lifecycle.config import BUNDLED_CASES, E2EConfig
 from genai_lifecycle.stages.compare import compare_server
@@ -206,6 +208,15 @@ def test_without_the_base_image_an_offline_build_says_so(bundle):
     assert "Error: the base image not-on-this-machine:1 is not on this machine; load it" in done.stderr
 
 
+def test_the_base_image_may_be_pinned_by_a_variable(bundle):
+    pinned = f"{BASE_IMAGE}@sha256:{'0' * 64}"
+    done = subprocess.run(
+        ["./build.sh", "--offline", "--tag", IMAGE], cwd=bundle, env=os.environ | {"BASE_IMAGE": pinned},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and f"the base image {pinned} is not on this machine" in done.stderr
+
+
 # --- the image ---
 
 
@@ -386,6 +397,81 @@ def test_keys_of_the_env_file_are_asked_for(built, gone, tmp_path):
     assert tested.returncode == 0 and "closed (401)" in tested.stdout, tested.stdout
 
 
+def status(port: int, path: str, key: str = "", host: str = "127.0.0.1", method: str = "GET") -> int:
+    """Of what the published port answers."""
+    asked = http.client.HTTPConnection(host, port, timeout=30)
+    try:
+        headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
+        asked.request(method, path, b'{"version": "3"}' if method == "POST" else None, headers)
+        return asked.getresponse().status
+    finally:
+        asked.close()
+
+
+def key_file(path: Path, key: str) -> Path:
+    """For the container's user and nobody else, where the test may do so."""
+    path.write_text(f"# of this test\n{key}\n", "utf-8")
+    path.chmod(0o444)
+    if os.getuid() == 0:
+        path.chmod(0o400)
+        os.chown(path, 10001, 10001)
+    return path
+
+
+CALLER, ADMIN = "callers-key-1", "admins-key-1"
+GETS = {"": (401, 401), CALLER: (200, 403), ADMIN: (200, 409)}  # /model/info, and a reload
+
+
+def answers_to_keys(port: int) -> dict[str, tuple[int, int]]:
+    return {key: (status(port, "/model/info", key), status(port, "/admin/reload", key, method="POST")) for key in GETS}
+
+
+def test_key_files_open_it_to_the_network_and_their_text_is_nowhere(built, gone, tmp_path):
+    files = [f"{name}_KEYS_FILE={key_file(tmp_path / name, key)}" for name, key in (("API", CALLER), ("ADMIN", ADMIN))]
+    (tmp_path / "keys.env").write_text("\n".join([*files, "MEMORY=1500m"]) + "\n", "utf-8")
+    port = free_port()
+    opened = ("--bind", "0.0.0.0", "--port", str(port), "--env-file", str(tmp_path / "keys.env"))
+    done = script(built, "run.sh", *opened)
+    assert done.returncode == 0 and "Bearer YOUR_KEY" in done.stdout, done.stdout + done.stderr
+    assert answers_to_keys(port) == GETS
+    assert "closed (401)" in script(built, "test.sh").stdout
+    shown = docker("container", "inspect", NAME) + docker("logs", NAME)
+    assert not any(key in shown for key in (CALLER, ADMIN))
+    assert inspected("{{.HostConfig.Memory}}") == str(1500 * 2**20)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_on_this_machine_it_is_open_but_not_to_another_sites_page(built, gone, address):
+    try:
+        socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET).close()
+    except OSError:
+        pytest.skip(f"this machine has no {address}")
+    port = free_port()
+    done = script(built, "run.sh", "--bind", address, "--port", str(port))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"http://{f'[{address}]' if ':' in address else address}:{port}/docs" in done.stdout
+    assert status(port, "/model/info", host=address) == 200
+    assert status(port, "/admin/reload", host=address, method="POST") == 403
+    assert inspected("{{.HostConfig.Memory}}") == str(2 * 2**30)
+    asked = http.client.HTTPConnection(address, port, timeout=30)
+    asked.request("GET", "/model/info", headers={"Host": f"evil.example:{port}"})
+    assert asked.getresponse().status == 400
+    asked.close()
+
+
+def test_too_little_memory_is_told(built, gone):
+    done = script(built, "run.sh", "--network", "none", "--memory", "100m")
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "Error: 100m of memory were too little; give it more with --memory, or MEMORY in .env.\n"
+    )
+
+
+def test_a_container_that_nobody_told_where_it_is_published_does_not_start_open(built, gone):
+    done = subprocess.run(["docker", "run", "--rm", "--name", NAME, IMAGE], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("Error: HOST is 0.0.0.0, ") and "ALLOW_OPEN" in done.stderr
+
+
 def test_a_port_in_use_is_told(built, gone):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -395,27 +481,53 @@ def test_a_port_in_use_is_told(built, gone):
     )  # fmt: skip
 
 
-def test_compose_starts_the_same_container(built, gone, tmp_path):
+@pytest.fixture
+def composed(built, gone, tmp_path) -> Iterator[Callable[..., str]]:
+    """Runs compose in a folder of its own, with these lines in .env; what it started is gone at the end."""
     command = compose()
     shutil.copy(built / "compose.yaml", tmp_path)
-    (tmp_path / ".env").write_text(f"IMAGE={IMAGE}\nPORT={free_port()}\n", "utf-8")
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, env: str = "") -> str:
+        if env:
+            (tmp_path / ".env").write_text(f"IMAGE={IMAGE}\n{env}", "utf-8")
         done = subprocess.run(
             [*command, "--project-name", NAME, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    try:
-        run("up", "--detach")
-        container = run("ps", "--quiet")
-        docker("exec", container, "python", "/app/test_bundle.py", "--ready", "--wait", "60")
-        rights = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.Config.User}}"
-        held = docker("container", "inspect", "--format", rights, container)
-        assert held == "true [ALL] [no-new-privileges] 10001:10001"
-    finally:
-        run("down", "--volumes")
+    yield run
+    run("down", "--volumes")
+
+
+def test_compose_starts_the_same_container(composed):
+    port = free_port()
+    composed("up", "--detach", env=f"PORT={port}\n")
+    container = composed("ps", "--quiet")
+    docker("exec", container, "python", "/app/test_bundle.py", "--ready", "--wait", "60")
+    rights = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.Config.User}}"
+    held = docker("container", "inspect", "--format", f"{rights} {{{{.HostConfig.Memory}}}}", container)
+    assert held == f"true [ALL] [no-new-privileges] 10001:10001 {2 * 2**30}"
+    assert status(port, "/model/info") == 200 and status(port, "/admin/reload", method="POST") == 403
+
+
+def test_compose_mounts_key_files(composed, tmp_path):
+    key_file(tmp_path / "keys.txt", CALLER)
+    key_file(tmp_path / "admins.txt", ADMIN)
+    port = free_port()
+    keys = "API_KEYS_FILE=keys.txt\nADMIN_KEYS_FILE=./admins.txt\n"
+    composed("up", "--detach", env=f"PORT={port}\nBIND=0.0.0.0\nMEMORY=1g\n{keys}")
+    container = composed("ps", "--quiet")
+    docker("exec", container, "python", "/app/test_bundle.py", "--ready", "--wait", "60")
+    assert answers_to_keys(port) == GETS
+    shown = docker("container", "inspect", container)
+    assert not any(key in shown for key in (CALLER, ADMIN)) and f'"Memory": {2**30}' in shown
+
+
+def test_compose_does_not_open_it_to_others_without_keys(composed):
+    composed("up", "--detach", env=f"PORT={free_port()}\nBIND=0.0.0.0\n")
+    wait_until(lambda: "PUBLISHED_HOST is 0.0.0.0" in composed("logs", "--no-color"), 60)
+    assert "API_KEYS" in composed("logs", "--no-color") and "ALLOW_OPEN" in composed("logs", "--no-color")
 
 
 def compose() -> list[str]:
