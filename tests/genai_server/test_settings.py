@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -216,6 +217,19 @@ def test_the_process_ends_with_one_sentence_and_not_a_traceback():
     reachable = start(HOST="0.0.0.0", PORT=str(free_port()))
     assert reachable.returncode == 2 and reachable.stderr.startswith("Error: HOST is 0.0.0.0")
     assert reachable.stderr.count("\n") == 1
+
+
+def test_a_taken_port_is_told_with_its_address_and_who_may_ask_there():
+    try:
+        listener = socket.create_server(("::", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with listener:
+        port = listener.getsockname()[1]
+        taken = start(HOST="::", PORT=str(port), ALLOW_OPEN="true")
+    warning, error = taken.stderr.splitlines()
+    assert taken.returncode == 10 and f"Whoever reaches [::]:{port} may ask" in warning
+    assert error.startswith(f"Error: cannot listen on [::]:{port}: ")
 
 
 def test_a_model_that_is_not_there_ends_the_process(tmp_path):
