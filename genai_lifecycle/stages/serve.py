@@ -54,7 +54,7 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
                 f"{tracking} MLFLOW_MODEL_URI={model_uri} PORT={port} {server()}",
             ),
             ("the same, watched and restarted", watched),
-            ("ask it", f"curl {url}/ask {_ASK}"),
+            ("ask it", f"curl {url}/ask{_key_header(os.environ)} {_ASK}"),
             (
                 "MLflow's own server",
                 f"{tracking} {mlflow()} models serve -m {model_uri} -p {port} --env-manager local",
@@ -79,6 +79,11 @@ def _hint(env: Mapping[str, str]) -> str:
         f"HOST is {_host(env)}, which other machines can reach, and there is no key: set API_KEYS (and ADMIN_KEYS for "
         "the admin routes) first, or ALLOW_OPEN=true to let everybody ask."
     )
+
+
+def _key_header(env: Mapping[str, str]) -> str:
+    """What a caller of our server adds, where it asks for a key."""
+    return " -H 'Authorization: Bearer YOUR_KEY'" if any(env.get(name) for name in KEYS) else ""
 
 
 def _is_loopback(host: str) -> bool:
@@ -131,4 +136,5 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
 
 def _wait_ready(server: ServerProcess, url: str, tell: Callable[[str], None]) -> None:
     wait_until_ready(server, lambda: ask(f"{url}/health/ready")[0] == 200, "the server", READY_TIMEOUT_S)
-    tell(f"Ready       {url}/docs   (Ctrl-C ends it; log: {server.log_file})\n  curl {url}/ask {_ASK}")
+    curl = f"curl {url}/ask{_key_header(os.environ)} {_ASK}"
+    tell(f"Ready       {url}/docs   (Ctrl-C ends it; log: {server.log_file})\n  {curl}")

@@ -133,6 +133,14 @@ def test_a_host_that_others_reach_without_keys_is_hinted_at(deployed, monkeypatc
             assert serve_plan(*deployed).hint == ""
 
 
+def test_with_keys_the_command_to_ask_has_a_place_for_one(deployed, monkeypatch):
+    assert "YOUR_KEY" not in str(serve_plan(*deployed).commands)
+    monkeypatch.setenv("API_KEYS", "a-key-of-this-test")
+    commands = dict(serve_plan(*deployed).commands)
+    assert "/ask -H 'Authorization: Bearer YOUR_KEY'" in commands["ask it"]
+    assert "a-key-of-this-test" not in str(commands) and "YOUR_KEY" not in commands["ask that one"]
+
+
 @pytest.mark.parametrize("host", ["", "127.0.0.1", "127.0.0.9", "::1", "localhost"])
 def test_at_home_there_is_no_hint(deployed, monkeypatch, host):
     monkeypatch.setenv("HOST", host)
