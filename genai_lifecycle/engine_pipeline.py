@@ -1,7 +1,7 @@
 """LangChain's `HuggingFacePipeline` over the served model's engine, for the experiment and for notebooks.
 
 `EnginePipeline` has the shape of `transformers.pipeline("text-generation", ...)`, so LangChain's own class takes it.
-`EngineLLM` is that class with what it leaves out: stop texts in every call, and what an answer cost (decision 0009).
+`EngineLLM` is that class with what it leaves out: stop texts in every call, and what an answer cost (decision 0012).
 Cases and their times are not known here: see generation.py.
 """
 
