@@ -41,8 +41,8 @@ class Move:
     how: str
 
 
-class Registered(Tags, Protocol):
-    """A registered model or prompt in MLflow."""
+class AliasStore(Tags, Protocol):
+    """One registered model or prompt in MLflow."""
 
     def aliases(self) -> Mapping[str, int]: ...
 
@@ -55,7 +55,7 @@ class Registered(Tags, Protocol):
     def tag_version(self, version: int, tags: Mapping[str, str]) -> None: ...
 
 
-def put(registered: Registered, alias: str, version: int, how: str, in_place_of: str = "") -> None:
+def put(store: AliasStore, alias: str, version: int, how: str, in_place_of: str = "") -> None:
     """Point the alias at the version, and `previous` at the one before. Moves nothing where it is there already.
 
     Args:
@@ -65,62 +65,62 @@ def put(registered: Registered, alias: str, version: int, how: str, in_place_of:
     Raises:
         MoveRefused: another process moves the aliases all the time.
     """
-    if registered.aliases().get(alias) == version and not _is_unfinished(registered):
+    if store.aliases().get(alias) == version and not _is_unfinished(store):
         return
-    with _alone(registered) as (lease, _):
-        former = registered.aliases().get(alias)
+    with _alone(store) as (lease, _):
+        former = store.aliases().get(alias)
         if former != version:
-            _carry_out(registered, lease, Move(alias, version, former, how), in_place_of)
+            _carry_out(store, lease, Move(alias, version, former, how), in_place_of)
 
 
-def roll_back(registered: Registered, alias: str) -> Move:
+def roll_back(store: AliasStore, alias: str) -> Move:
     """The alias and `previous` change places. One that was killed before its end is brought there, and not undone.
 
     Raises:
         NothingBefore: no former version is recorded.
         MoveRefused: another process moves the aliases all the time, or has just done so.
     """
-    seen = registered.aliases().get(alias)
-    if seen is None:
+    at_first = store.aliases().get(alias)
+    if at_first is None:
         raise NothingBefore
-    with _alone(registered) as (lease, completed):
+    with _alone(store) as (lease, completed):
         for move in completed:
             if (move.alias, move.how) == (alias, ROLLBACK):
                 return move
-        aliases = registered.aliases()
+        aliases = store.aliases()
         now, former = aliases.get(alias), aliases.get(PREVIOUS)
-        if now != seen:
-            raise MoveRefused(f"Another command has just moved {alias} from version {seen} to {now or 'none'}.")
+        if now != at_first:
+            raise MoveRefused(f"Another command has just moved {alias} from version {at_first} to {now or 'none'}.")
         if former is None or former == now:
             raise NothingBefore
-        return _carry_out(registered, lease, Move(alias, former, now, ROLLBACK))
+        return _carry_out(store, lease, Move(alias, former, now, ROLLBACK))
 
 
-def settle(registered: Registered) -> None:
+def settle(store: AliasStore) -> None:
     """Bring a move to its end that was killed after the alias had moved. Raises MoveRefused as `put` does."""
-    if _is_unfinished(registered):
-        with still(registered):
+    if _is_unfinished(store):
+        with no_moves(store):
             pass
 
 
 @contextmanager
-def still(registered: Registered) -> Iterator[None]:
+def no_moves(store: AliasStore) -> Iterator[None]:
     """Nobody moves these aliases until the end of the block. Raises MoveRefused as `put` does."""
-    with _alone(registered):
+    with _alone(store):
         yield
 
 
-def _is_unfinished(registered: Registered) -> bool:
-    return bool(claims(registered.tags()))
+def _is_unfinished(store: AliasStore) -> bool:
+    return bool(claims(store.tags()))
 
 
 @contextmanager
-def _alone(registered: Registered) -> Iterator[tuple[Lease, list[Move]]]:
+def _alone(store: AliasStore) -> Iterator[tuple[Lease, list[Move]]]:
     """Nobody else moves these aliases meanwhile; with the moves that others did not bring to their end, and we did."""
-    lease = Lease(registered, HOLD_S)
+    lease = Lease(store, HOLD_S)
     try:
         lease.take(PATIENCE_S)
-        yield lease, _completed(registered, lease)
+        yield lease, _completed(store, lease)
     except LeaseTaken as exc:
         raise MoveRefused(f"Another command moves these aliases at this moment ({exc}).") from exc
     except LeaseLost as exc:
@@ -131,34 +131,34 @@ def _alone(registered: Registered) -> Iterator[tuple[Lease, list[Move]]]:
     lease.release()
 
 
-def _completed(registered: Registered, lease: Lease) -> list[Move]:
-    found = []
+def _completed(store: AliasStore, lease: Lease) -> list[Move]:
+    completed = []
     for key, note in list(lease.abandoned.items()):
         move = Move(**note) if note else None
-        if move and registered.aliases().get(move.alias) == move.version:
-            is_there = move.former is not None and registered.has_version(move.former)
-            _let_previous_follow(registered, move if is_there else replace(move, former=None))
-            found.append(move)
+        if move and store.aliases().get(move.alias) == move.version:
+            has_former = move.former is not None and store.has_version(move.former)
+            _let_previous_follow(store, move if has_former else replace(move, former=None))
+            completed.append(move)
         lease.forget(key)
-    return found
+    return completed
 
 
-def _carry_out(registered: Registered, lease: Lease, move: Move, in_place_of: str = "") -> Move:
+def _carry_out(store: AliasStore, lease: Lease, move: Move, in_place_of: str = "") -> Move:
     """First what the next one needs if we are killed, then the tags of the version, then the alias, then `previous`."""
     lease.note(asdict(move))
     since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     former = in_place_of or ("none" if move.former is None else str(move.former))
     tags = {f"{move.alias}.since": since, f"{move.alias}.how": move.how, f"{move.alias}.former": former}
-    registered.tag_version(move.version, tags)
+    store.tag_version(move.version, tags)
     lease.require()
-    registered.set_alias(move.alias, move.version)
+    store.set_alias(move.alias, move.version)
     lease.require()
-    _let_previous_follow(registered, move)
+    _let_previous_follow(store, move)
     return move
 
 
-def _let_previous_follow(registered: Registered, move: Move) -> None:
+def _let_previous_follow(store: AliasStore, move: Move) -> None:
     if move.former is not None:
-        registered.set_alias(PREVIOUS, move.former)
-    elif registered.aliases().get(PREVIOUS) == move.version:
-        registered.delete_alias(PREVIOUS)
+        store.set_alias(PREVIOUS, move.former)
+    elif store.aliases().get(PREVIOUS) == move.version:
+        store.delete_alias(PREVIOUS)

@@ -163,7 +163,7 @@ class PromptRegistry:
         self.get(name)
         try:
             with in_our_words():
-                move = alias_moves.roll_back(self._registered(name), PRODUCTION)
+                move = alias_moves.roll_back(self._aliases(name), PRODUCTION)
         except NothingBefore as exc:
             raise Conflict(
                 f"No version of {name!r} before the one in production is recorded.", "Point production at one."
@@ -192,28 +192,28 @@ class PromptRegistry:
     def _force(self, name: str, version: int) -> None:
         reasons = {DECISION: "refused", "gate.forced": "true", "gate.reasons": "by force, over HTTP"}
         with in_our_words():
-            self._registered(name).tag_version(version, reasons)
+            self._aliases(name).tag_version(version, reasons)
         self._move(name, version, "forced")
 
     def _move(self, name: str, version: int, how: str) -> None:
         with in_our_words():
-            alias_moves.put(self._registered(name), PRODUCTION, version, how)
+            alias_moves.put(self._aliases(name), PRODUCTION, version, how)
 
-    def _registered(self, name: str) -> RegisteredPrompt:
-        return RegisteredPrompt(self._client(), name)
+    def _aliases(self, name: str) -> PromptAliases:
+        return PromptAliases(self._client(), name)
 
 
-class RegisteredPrompt:
+class PromptAliases:
     """What `alias_moves` needs of a prompt. Raises MLflow's own exceptions."""
 
     def __init__(self, client: Any, name: str):
         self._client, self._name = client, name
 
     def tags(self) -> Mapping[str, str]:
-        return next((found.tags for found in self._found()), {})
+        return next((found.tags for found in self._prompts()), {})
 
     def aliases(self) -> Mapping[str, int]:
-        return next((_prompt(found).aliases for found in self._found()), {})
+        return next((_prompt(found).aliases for found in self._prompts()), {})
 
     def set_tag(self, key: str, value: str) -> None:
         self._client.set_prompt_tag(self._name, key, value)
@@ -235,7 +235,7 @@ class RegisteredPrompt:
         for key, value in tags.items():
             self._client.set_prompt_version_tag(self._name, version, key, value)
 
-    def _found(self) -> Iterator[Any]:
+    def _prompts(self) -> Iterator[Any]:
         found = _pages(self._client.search_registered_models, _named(self._name))
         return (prompt for prompt in found if prompt.name == self._name)
 

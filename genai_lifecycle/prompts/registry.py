@@ -172,7 +172,7 @@ def delete(name: str) -> None:
 @seam
 def put_in_production(name: str, version: int, how: str, in_place_of: str = "") -> None:
     """Move `production`, and `previous` with it; see `alias_moves.put`. Raises Busy when others do all the time."""
-    alias_moves.put(_RegisteredPrompt(name), PRODUCTION, version, how, in_place_of)
+    alias_moves.put(_PromptAliases(name), PRODUCTION, version, how, in_place_of)
 
 
 @seam
@@ -183,24 +183,24 @@ def roll_back(name: str) -> Move:
         alias_moves.NothingBefore: no former version is recorded.
         Busy: another command has just moved production, or others do all the time.
     """
-    return alias_moves.roll_back(_RegisteredPrompt(name), PRODUCTION)
+    return alias_moves.roll_back(_PromptAliases(name), PRODUCTION)
 
 
 @seam
 def take_out_of_production(name: str) -> None:
     """No version has `production` any more. Raises Busy when others move it all the time."""
-    prompt = _RegisteredPrompt(name)
-    with alias_moves.still(prompt):
+    prompt = _PromptAliases(name)
+    with alias_moves.no_moves(prompt):
         prompt.delete_alias(PRODUCTION)
 
 
 @seam
 def settle(name: str) -> None:
     """Bring a move of `production` to its end that was killed. Raises Busy when others move it all the time."""
-    alias_moves.settle(_RegisteredPrompt(name))
+    alias_moves.settle(_PromptAliases(name))
 
 
-class _RegisteredPrompt:
+class _PromptAliases:
     """What `alias_moves` needs of a prompt."""
 
     def __init__(self, name: str):

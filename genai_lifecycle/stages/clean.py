@@ -67,7 +67,7 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class Leaving:
+class Selection:
     """What goes."""
 
     versions: Sequence[Version]
@@ -91,22 +91,22 @@ def clean(config: E2EConfig, store: Store) -> Cleaning:
     if config.apply:
         _settle(config)
     contents = _read(config, store)
-    leaving = _leaving(config, store, contents)
+    selection = _select(config, store, contents)
     scratch = _abandoned(config)
     disposals = (
         *[Disposal("scratch", str(path), why, _bytes(path)) for path, why in scratch],
-        *[_of_version(contents, version, leaving) for version in leaving.versions],
-        *[_of_model(model) for model in leaving.models],
-        *[_of_run(run) for run in leaving.runs],
+        *[_of_version(contents, version, selection) for version in selection.versions],
+        *[_of_model(model) for model in selection.models],
+        *[_of_run(run) for run in selection.runs],
     )
     removed = 0
     if config.apply and disposals:
         with progress.steps("Removing", len(disposals)) as advance:
             paths = [path for path, _ in scratch]
-            for gone in _removals(config, store, contents, paths, leaving):
+            for gone in _removals(config, store, contents, paths, selection):
                 removed += gone
                 advance(1)
-    return Cleaning(disposals, removed, _kept(config, contents, leaving), "" if store.direct else IN_TRASH)
+    return Cleaning(disposals, removed, _kept(config, contents, selection), "" if store.direct else IN_TRASH)
 
 
 def _settle(config: E2EConfig) -> None:
@@ -131,7 +131,7 @@ def _read(config: E2EConfig, store: Store) -> Contents:
     )
 
 
-def _leaving(config: E2EConfig, store: Store, contents: Contents) -> Leaving:
+def _select(config: E2EConfig, store: Store, contents: Contents) -> Selection:
     """What goes: what is old enough, but for files that are not ours or that anything has which stays.
 
     What stays for that reason may in its turn have files of something else.
@@ -143,21 +143,21 @@ def _leaving(config: E2EConfig, store: Store, contents: Contents) -> Leaving:
     families = _old_families(config, contents, _protected(contents, staying))
     spared = 0
     while True:
-        leaving = Leaving(versions, own, models, [run for family in families for run in family], spared)
-        files = _files_in_use(config, store, contents, leaving)
+        selection = Selection(versions, own, models, [run for family in families for run in family], spared)
+        files = _files_in_use(config, store, contents, selection)
         before = len(own) + len(models) + len(families)
         own = [model for model in own if files.may_remove(model.location)]
         models = [model for model in models if files.may_remove(model.location)]
         families = [family for family in families if all(files.may_remove(run.location) for run in family)]
         spared += before - len(own) - len(models) - len(families)
-        if spared == leaving.spared:
-            return leaving
+        if spared == selection.spared:
+            return selection
 
 
-def _files_in_use(config: E2EConfig, store: Store, contents: Contents, leaving: Leaving) -> FilesInUse:
+def _files_in_use(config: E2EConfig, store: Store, contents: Contents, selection: Selection) -> FilesInUse:
     """Those of every version, run and logged model that stays."""
-    gone = {version.uri for version in leaving.versions} | {run.run_id for run in leaving.runs}
-    gone |= {model.model_id for model in (*leaving.own_models, *leaving.models)}
+    gone = {version.uri for version in selection.versions} | {run.run_id for run in selection.runs}
+    gone |= {model.model_id for model in (*selection.own_models, *selection.models)}
     versions = [version for version in (*contents.versions, *contents.other_versions) if version.uri not in gone]
     models = [model for model in (*contents.models, *contents.other_models) if model.model_id not in gone]
     runs = [run for run in contents.runs if run.run_id not in gone]
@@ -302,7 +302,7 @@ def _is_free(folder: Path) -> bool:
 
 
 def _removals(
-    config: E2EConfig, store: Store, contents: Contents, scratch: Sequence[Path], leaving: Leaving
+    config: E2EConfig, store: Store, contents: Contents, scratch: Sequence[Path], selection: Selection
 ) -> Iterator[bool]:
     """Each step removes one thing, and says whether it did. A version that has got an alias since stays, whole.
 
@@ -314,22 +314,22 @@ def _removals(
         else:
             path.unlink(missing_ok=True)
         yield not path.exists()
-    for version in leaving.versions:
+    for version in selection.versions:
         named = model_registry.remove_unless_named(version.name, version.version)
         if named:
             log.warning("%s has the alias %s now, and stays.", version.uri, named[0])
         yield not named
     now = _read(config, store)
-    files = _files_in_use(config, store, now, replace(leaving, versions=()))
-    for model in leaving.own_models:
+    files = _files_in_use(config, store, now, replace(selection, versions=()))
+    for model in selection.own_models:
         if files.may_remove(model.location):
             trash.remove_model(store, model)
-    for model in leaving.models:
+    for model in selection.models:
         if is_unused := files.may_remove(model.location):
             trash.remove_model(store, model)
         yield is_unused
     protected = _protected(now, now.versions)
-    for run in leaving.runs:
+    for run in selection.runs:
         if may_go := run.run_id not in protected and files.may_remove(run.location):
             trash.remove_run(store, run)
         yield may_go
@@ -338,10 +338,10 @@ def _removals(
 # --- in words -------------------------------------------------------------------------------------
 
 
-def _of_version(contents: Contents, version: Version, leaving: Leaving) -> Disposal:
+def _of_version(contents: Contents, version: Version, selection: Selection) -> Disposal:
     """With its files, or without those that are not its own."""
     why, name = f"no alias, from {_day(version.created_ms)}", f"{version.name} {version.version}"
-    if _own_model(contents, version) in leaving.own_models:
+    if _own_model(contents, version) in selection.own_models:
         return Disposal("version", name, why, inventory.size_bytes(version.location))
     return Disposal("version", name, f"{why}; its files stay", 0)
 
@@ -361,11 +361,11 @@ def _day(since_ms: int) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(since_ms / 1000))
 
 
-def _kept(config: E2EConfig, contents: Contents, leaving: Leaving) -> str:
-    staying = [version for version in contents.versions if version not in leaving.versions]
+def _kept(config: E2EConfig, contents: Contents, selection: Selection) -> str:
+    staying = [version for version in contents.versions if version not in selection.versions]
     named = [f"version {version.version} ({', '.join(version.aliases)})" for version in staying if version.aliases]
     aliases = f"; with an alias: {', '.join(named)}, with the runs and traces they came from" if named else ""
-    files = f"; {leaving.spared} whose files are not ours or not theirs alone" if leaving.spared else ""
+    files = f"; {selection.spared} whose files are not ours or not theirs alone" if selection.spared else ""
     return (
         f"Stays: the newest {config.keep} of each kind, what is younger than {config.older_than_days} days"
         f"{aliases}{files}."

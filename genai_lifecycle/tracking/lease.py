@@ -129,10 +129,10 @@ class Lease:
 
     def _other(self) -> Claim | None:
         """Another's claim that counts; those that do not are in `abandoned` afterwards."""
-        found = claims(self._tags.tags())
-        found.pop(self._key, None)
-        self.abandoned = {key: claim.note for key, claim in found.items() if claim.is_void()}
-        return next((claim for key, claim in found.items() if key not in self.abandoned), None)
+        others = claims(self._tags.tags())
+        others.pop(self._key, None)
+        self.abandoned = {key: claim.note for key, claim in others.items() if claim.is_void()}
+        return next((claim for key, claim in others.items() if key not in self.abandoned), None)
 
     def _write(self, *, is_void: bool = False) -> None:
         self._until = time.monotonic() + self._for_s

@@ -155,7 +155,7 @@ def promote(candidate: ModelVersion) -> tuple[str, str | None]:
 
     A version that is the champion already moves nothing. Raises Busy when others move the aliases all the time.
     """
-    alias_moves.put(_RegisteredModel(candidate.name), CHAMPION, int(candidate.version), BY_TEST)
+    alias_moves.put(_ModelAliases(candidate.name), CHAMPION, int(candidate.version), BY_TEST)
     previous = by_alias(candidate.name, PREVIOUS)
     return candidate.version, previous.version if previous else None
 
@@ -169,7 +169,7 @@ def swap_champion(name: str) -> tuple[str, str]:
         Busy: another command has just moved the champion, or others do all the time.
     """
     try:
-        move = alias_moves.roll_back(_RegisteredModel(name), CHAMPION)
+        move = alias_moves.roll_back(_ModelAliases(name), CHAMPION)
     except alias_moves.NothingBefore as exc:
         raise NotFound(
             f"No version of {name!r} before the champion is recorded.",
@@ -181,7 +181,7 @@ def swap_champion(name: str) -> tuple[str, str]:
 @seam
 def settle(name: str) -> None:
     """Bring a move of the aliases to its end that was killed. Raises Busy when others move them all the time."""
-    alias_moves.settle(_RegisteredModel(name))
+    alias_moves.settle(_ModelAliases(name))
 
 
 @seam
@@ -193,14 +193,14 @@ def remove_unless_named(name: str, version: str) -> tuple[str, ...]:
     import mlflow
 
     client = mlflow.MlflowClient()
-    with alias_moves.still(_RegisteredModel(name)):
+    with alias_moves.no_moves(_ModelAliases(name)):
         aliases = tuple(client.get_model_version(name, version).aliases)
         if not aliases:
             client.delete_model_version(name, version)
     return aliases
 
 
-class _RegisteredModel:
+class _ModelAliases:
     """What `alias_moves` needs of a registered model."""
 
     def __init__(self, name: str):

@@ -84,12 +84,12 @@ class _Experiments:
 
     @seam
     def tags(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
+        leases: dict[str, str] = {}
         for experiment in self._every():
             for key, value in experiment.tags.items():
                 if key.startswith(PREFIX) and value:
-                    found[key], self._places[key] = value, experiment.experiment_id
-        return found
+                    leases[key], self._places[key] = value, experiment.experiment_id
+        return leases
 
     @seam
     def set_tag(self, key: str, value: str) -> None:
@@ -110,12 +110,12 @@ class _Experiments:
 
     def _place(self) -> str:
         """The oldest experiment."""
-        found = min(self._every(), key=lambda experiment: experiment.creation_time or 0, default=None)
-        if found is None:
+        oldest = min(self._every(), key=lambda experiment: experiment.creation_time or 0, default=None)
+        if oldest is None:
             raise NotFound(
                 "Every experiment of this store is in MLflow's trash.", hint="Restore one in MLflow's UI, or make one."
             )
-        return found.experiment_id
+        return oldest.experiment_id
 
     def _every(self) -> Iterator[Any]:
         token = None
