@@ -28,7 +28,7 @@ lock:  ## after a change of requirements: resolve them for every platform, and t
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv==0.13.9
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --universal $(LOCK_FLAGS) \
-	  --no-emit-package torch --excludes install/cuda.txt --custom-compile-command "make lock" \
+	  --no-emit-package torch --no-emit-package pip --excludes install/cuda.txt --custom-compile-command "make lock" \
 	  --output-file requirements.lock requirements-dev.txt
 	cd demo_serving/package && $(abspath $(BIN))/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header \
 	  --python-platform x86_64-manylinux_2_28 $(LOCK_FLAGS) --output-file requirements.lock requirements.in
