@@ -1,10 +1,11 @@
-"""Addresses of an artifact root in S3: what is accepted, and how they are written."""
+"""Addresses of an artifact root: what is accepted in S3, how they are written, and names that are made of them."""
 
 from __future__ import annotations
 
 import pytest
 
-from genai_lifecycle.storage.address import S3Root, is_s3
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.storage.address import S3Root, is_s3, name_in
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,27 @@ def test_what_is_none(uri):
 
 def test_a_folder_is_not_in_s3():
     assert is_s3("s3://bucket") and not is_s3("/folder") and not is_s3("s3")
+
+
+@pytest.mark.parametrize(
+    ("root", "shown"),
+    [
+        ("s3://bucket", "life-s3-bucket-"),
+        ("s3://my.bucket-1/team/a", "life-s3-my-bucket-1-team-a-"),
+        ("/data/art work", "life-art-work-"),
+        ("/", "life-"),
+        ("/данные", "life-"),
+        (f"s3://bucket/{'x' * 300}", f"life-s3-bucket-{'x' * 30}-"),
+    ],
+)
+def test_a_name_for_each_root(root, shown):
+    name = name_in(root, "life")
+    assert name.startswith(shown) and len(name) == len(shown) + 6
+    assert name == name_in(root, "life")
+    assert E2EConfig(experiment_name=name_in(root, "n" * 128)), "a name that may be typed"
+
+
+def test_no_two_roots_have_the_same():
+    roots = ["s3://a/b-c", "s3://a-b/c", "/a/b", "/c/b", "/s3/b", "s3://b/x/" + "y" * 99, "s3://b/x/" + "y" * 98]
+    names = {name_in(root, name) for root in roots for name in ("life", "n" * 127, "n" * 128)}
+    assert len(names) == 3 * len(roots)

@@ -192,12 +192,11 @@ def test_mlflow_s_files_are_stored_with_their_sha256_and_checked(run_in_s3, s3_s
 
 
 @pytest.mark.s3
-def test_an_experiment_in_another_bucket_or_folder_is_refused(run_in_s3, make_config):
-    from genai_lifecycle.errors import ConfigError
+def test_another_bucket_or_folder_has_an_experiment_of_its_own(run_in_s3, make_config):
     from genai_lifecycle.tracking.store import open_store
 
     uri = make_config().backend_store_uri
-    for elsewhere in ("s3://through-mlflow/tea", None):
-        given = {"data_dir": elsewhere} if elsewhere else {}
-        with pytest.raises(ConfigError, match="keeps its artifacts in s3://through-mlflow/team/langchain-e2e, not in"):
-            open_store(make_config(tracking_uri=uri, **given))
+    for elsewhere in ("s3://through-mlflow/tea", make_config().data_dir):
+        store = open_store(make_config(tracking_uri=uri, data_dir=elsewhere))
+        assert store.elsewhere == "s3://through-mlflow/team/langchain-e2e"
+        assert store.artifact_root == f"{elsewhere}/{store.experiment_name}"
