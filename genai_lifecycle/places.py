@@ -13,6 +13,7 @@ from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import StorageFailed
 from genai_lifecycle.machine import why_not_writable
 from genai_lifecycle.storage.address import is_s3
+from genai_lifecycle.tracking.address import SQLITE, sqlite_file
 
 # Modes with scratch files, answers of an interrupted run, or a result for programs.
 USE_STAGING = ("experiment", "deploy", "test", "export", "verify", "evaluate", "import-feedback", "monitor", "all")
@@ -53,6 +54,6 @@ def kept(config: E2EConfig) -> list[Path]:
     places = [config.staging_dir, config.log_dir]
     if not is_s3(config.data_dir):
         places.append(Path(config.data_dir))
-    if config.database_uri.startswith("sqlite:///"):
-        places.append(Path(config.database_uri.removeprefix("sqlite:///")))
+    if config.database_uri.startswith(SQLITE):
+        places.append(sqlite_file(config.database_uri))
     return [*places, Path(config.model)] if config.model else places

@@ -18,8 +18,9 @@ from urllib.parse import unquote, urlsplit
 from genai_server.errors import NoStore
 
 SQLITE = "sqlite:///"
-CHECKOUT = Path(__file__).resolve().parents[1]
-DATABASE = f"{SQLITE}{CHECKOUT / 'local_mlflow_backend' / 'mlflow.db'}"
+CODE = Path(__file__).resolve().parents[1]
+DATA_ROOT = CODE if (CODE / "pyproject.toml").is_file() else Path.cwd()  # an installed copy keeps nothing beside itself
+DATABASE = f"{SQLITE}{DATA_ROOT / 'local_mlflow_backend' / 'mlflow.db'}"
 LOCAL_SERVER = "http://127.0.0.1:5050"
 PATIENCE_S = 3.0  # with what listens on that port
 
@@ -77,10 +78,10 @@ def _named(uri: str) -> Store:
 
 
 def _shown(uri: str) -> str:
-    """Of a database's address what stands before its user and behind its password; below the checkout relative."""
+    """Of a database's address what stands before its user and behind its password; below the data root relative."""
     scheme, separator, rest = uri.partition("://")
     place = f"***@{rest.rpartition('@')[2]}" if "@" in rest and not uri.startswith(SQLITE) else rest
-    return f"{scheme}{separator}{place.partition('?')[0]}".replace(f"{CHECKOUT}/", "")
+    return f"{scheme}{separator}{place.partition('?')[0]}".replace(f"{DATA_ROOT}/", "")
 
 
 def _is_mlflow(url: str) -> bool:
@@ -109,5 +110,5 @@ def _require_database(uri: str | None) -> None:
     if uri and uri.startswith(f"{SQLITE}/") and not file.is_file():
         raise NoStore(
             f"There is no MLflow database {file}.",
-            "Run make all first, or name the store that has the model in MLFLOW_TRACKING_URI.",
+            "Run make all (--mode all) first, or name the store that has the model in MLFLOW_TRACKING_URI.",
         )

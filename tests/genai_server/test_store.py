@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -73,6 +75,17 @@ def test_the_real_places_are_those_of_the_orchestrator():
     assert f"http://127.0.0.1:{LOCAL_SERVER_PORT}" == store.LOCAL_SERVER
 
 
+def test_an_installed_copy_looks_below_the_current_folder(tmp_path):
+    copy = tmp_path / "site-packages" / "genai_server"
+    copy.mkdir(parents=True)
+    for name in ("__init__.py", "errors.py", "store.py"):
+        shutil.copyfile(REPO / "genai_server" / name, copy / name)
+    command = [sys.executable, "-c", "from genai_server import store; print(store.DATABASE)"]
+    environment = os.environ | {"PYTHONPATH": str(copy.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"sqlite:///{tmp_path}/local_mlflow_backend/mlflow.db\n"
+
+
 def test_a_server_on_the_port_comes_first_and_a_named_address_before_it(database, monkeypatch):
     with answering(MLflow) as url:
         monkeypatch.setattr(store, "LOCAL_SERVER", url)
@@ -109,7 +122,7 @@ def _drip(listener: socket.socket) -> None:
 def test_a_database_that_is_not_there_is_not_made(database):
     database.unlink()
     for named in (None, f"sqlite:///{database}", f"sqlite:///{database}?timeout=3"):
-        with pytest.raises(NoStore, match=r"There is no MLflow database .*mlflow\.db\. Run make all first, or name"):
+        with pytest.raises(NoStore, match=r"There is no MLflow database .*mlflow\.db\. Run make all .* first"):
             find_store(REGISTERED, named, {})
     assert not database.exists()
 
@@ -182,7 +195,7 @@ def test_the_server_as_it_is_typed_serves_the_champion(champion, tmp_path):
 def test_without_any_store_it_says_what_to_do(tmp_path):
     process, log = _start(tmp_path, tmp_path / "nowhere" / "mlflow.db")
     assert process.wait(60) == 4
-    said = f"Error: There is no MLflow database {tmp_path}/nowhere/mlflow.db. Run make all first, or name the store"
+    said = f"Error: There is no MLflow database {tmp_path}/nowhere/mlflow.db. Run make all (--mode all) first, or name"
     assert log.read_text().startswith(said) and log.read_text().count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
 

@@ -7,6 +7,8 @@ import os
 from cli_process import run_cli
 from conftest import make_cases
 
+from genai_lifecycle import places
+
 
 def test_a_life_in_the_current_directory(tmp_path, tiny_gpt2):
     make_cases(tmp_path / "cases.jsonl")
@@ -23,3 +25,8 @@ def test_a_life_in_the_current_directory(tmp_path, tiny_gpt2):
     assert f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/lab.db " in done.stdout
     assert f"--tracking-uri sqlite:///{tmp_path}/lab.db --data-dir {tmp_path}/data" in done.stdout
     assert sorted(os.listdir(tmp_path)) == ["cases.jsonl", "data", "lab.db", "staging"]
+
+
+def test_no_bundle_takes_the_place_of_the_database_whatever_its_address_says(make_config, tmp_path):
+    config = make_config(tracking_uri=f"sqlite:///{tmp_path}/lab.db?timeout=30")
+    assert tmp_path / "lab.db" in places.kept(config)
