@@ -56,7 +56,7 @@ def client(tmp_path_factory):
     base = tmp_path_factory.mktemp("texts")
     uri = f"sqlite:///{base / 'mlflow.db'}"
     mlflow.MlflowClient(uri, uri).search_registered_models()  # makes the tables, for which a caller would not wait
-    app = app_of(StandIn({"answer": "b"}), base, api_keys=(KEY,), tracking_uri=uri)
+    app = app_of(StandIn({"answer": "b"}), base, admin_keys=(KEY,), tracking_uri=uri)
     with TestClient(app, raise_server_exceptions=False, headers={"x-api-key": KEY}) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield client
@@ -90,7 +90,7 @@ BODIES = {
     "feedback value": ("/feedback", lambda text: FEEDBACK | {"value": text}),
     "feedback comment": ("/feedback", lambda text: FEEDBACK | {"comment": text}),
     "feedback source": ("/feedback", lambda text: FEEDBACK | {"source": text}),
-    "reload": ("/admin/reload", lambda text: {"model_uri": text}),
+    "reload": ("/admin/reload", lambda text: {"alias": text}),
     "new prompt": ("/prompts", lambda text: PROMPT | {"name": text}),
     "template": ("/prompts", lambda text: PROMPT | {"template": text}),
     "commit message": ("/prompts", lambda text: PROMPT | {"commit_message": text}),
