@@ -28,6 +28,7 @@ from genai_server.places import Places
 from genai_server.predictor import READY
 from genai_server.problems import RETRY
 from genai_server.prompts import QUESTION
+from genai_server.scoring_size import require_size
 from genai_server.serving import Asked, Serving, serving_of
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,7 @@ class _Scored:
     def __init__(self, scoring: Scoring, timeout_s: float, told: _Told, places: Places):
         self.metadata = scoring.metadata
         self._scoring, self._timeout_s, self._told, self._places = scoring, timeout_s, told, places
+        self.most_rows = places.most_of_a_request
         self.refusal: ServerError | None = None  # which MLflow's function would turn into an error of its own
 
     def predict(self, data: Any, params: Any = None) -> Any:
@@ -189,9 +191,13 @@ class _Scored:
 
 async def _predict(data: bytes, content_type: str, scored: _Scored, answerer: Answerer, timeout_s: float) -> Response:
     """MLflow's own reading, predicting and writing, on a thread."""
-    schema = scored.metadata.get_input_schema()
+
+    def scores() -> scoring_server.InvocationsResponse:
+        require_size(data, content_type, scored.most_rows)
+        return scoring_server.invocations(data, content_type, scored, scored.metadata.get_input_schema())
+
     try:
-        result = await answerer.score(lambda: scoring_server.invocations(data, content_type, scored, schema), timeout_s)
+        result = await answerer.score(scores, timeout_s)
     except (asyncio.CancelledError, ModelTimeout):
         scored.stop()
         raise

@@ -60,7 +60,7 @@ COMMANDS = {
     "model promote": Command(MODEL_PROMOTE, PROMOTED, "champion"),
     "model rollback": Command(MODEL_ROLLBACK, ROLLED_BACK, "champion"),
     "prompt promote": Command(
-        PROMPTS.format(wish="'alias', 'qa', alias='production', version=3, force=True"), PROMOTED
+        PROMPTS.format(wish="'alias', 'qa', alias='production', version=3, override_gate=True"), PROMOTED
     ),
     "prompt rollback": Command(PROMPTS.format(wish="'rollback', 'qa'"), ROLLED_BACK),
     "server prompt move": Command(SERVER.format(call="point('qa', 'production', 3, force=True)"), PROMOTED),
