@@ -48,6 +48,7 @@ def serve(tmp_path, monkeypatch):
     monkeypatch.setattr(tracing, "WRITER", tmp_path / "writer.py")
     monkeypatch.setattr(tracing, "GATHER_S", 0.05)
     monkeypatch.setattr(tracing, "RESTART_S", 0.2)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")  # as loading a real model does
 
     def client(folder: Path) -> TestClient:
         files = {"feedback_file": str(folder / "feedback.jsonl"), "prompt_file": str(folder / "prompt.json")}

@@ -19,7 +19,7 @@ def test_a_life_in_the_current_directory(tmp_path, tiny_gpt2):
         ("test", {"MLFLOW_TRACKING_URI": "sqlite:///lab.db"}),
         ("serve", {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/lab.db"}),
     ):
-        arguments = ["--mode", mode, "--model", str(tiny_gpt2), "--cases", "cases.jsonl"]
+        arguments = ["--mode", mode, "--override-gate", "--model", str(tiny_gpt2), "--cases", "cases.jsonl"]
         done = run_cli(arguments, cwd=tmp_path, **here, **address)
         assert done.returncode == 0, f"{mode}: {done.stdout}{done.stderr}"
     assert f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/lab.db " in done.stdout
