@@ -10,7 +10,7 @@ export TORCH_INDEX_URL ?=
 # For `make lock`: --upgrade, or --upgrade-package NAME.
 LOCK_FLAGS ?=
 
-.PHONY: all install lock audit test test-services fuzz soak serve ui check fix docs bench clean
+.PHONY: all install lock audit test test-services hostile fuzz soak serve ui check fix docs bench clean
 
 all: install  ## install, then the whole life: experiment, deploy, test
 	$(BIN)/python e2e_mlflow.py --mode all
@@ -37,10 +37,13 @@ audit: install  ## known weaknesses of what the two locks name, but for those in
 	$(BIN)/python install/audit.py
 
 test: install  ## every test that needs nothing but this checkout, with real parts
-	$(BIN)/python -m pytest -m "not (docker or s3 or postgresql)"
+	$(BIN)/python -m pytest -m "not (docker or s3 or postgresql or hostile)"
 
 test-services: install  ## the tests against a Docker engine, an S3 store and a PostgreSQL server
 	$(BIN)/python -m pytest -m "docker or s3 or postgresql"
+
+hostile: install  ## attack a running server for six minutes; prints what other callers saw meanwhile
+	$(BIN)/python -m pytest -n 0 -m hostile tests/hostile
 
 fuzz: install  ## Schemathesis over the server's OpenAPI document, more than 2,000 requests
 	FUZZ_EXAMPLES=60 $(BIN)/python -m pytest -n 0 -s tests/genai_server/test_fuzz.py

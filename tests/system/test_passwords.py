@@ -68,8 +68,8 @@ def found_in(*folders: Path) -> list[tuple[str, bytes]]:
 def test_the_password_works_and_stands_nowhere(guarded, tmp_path, tiny_gpt2):
     host, base = guarded
     places = {"LIFECYCLE_STAGING_DIR": str(tmp_path / "staging"), "LIFECYCLE_LOG_DIR": str(tmp_path / "logs")}
-    flags = ["--override-gate", "--model", str(tiny_gpt2), "--cases", str(make_cases(tmp_path / "cases.jsonl")), "--data-dir",
-             str(tmp_path / "unused"), "--output-dir", str(tmp_path / "bundle")]  # fmt: skip
+    flags = ["--override-gate", "--model", str(tiny_gpt2), "--cases", str(make_cases(tmp_path / "cases.jsonl")),
+             "--data-dir", str(tmp_path / "unused"), "--output-dir", str(tmp_path / "bundle")]  # fmt: skip
     named = f"http://{USER.replace('@', '%40')}:{QUOTED}@{host}"
     for mode in ("all", "serve", "evaluate", "doctor", "server-config", "ui"):
         done = run_cli(["--mode", mode, "-v", *flags], MLFLOW_TRACKING_URI=named, **places)
