@@ -300,7 +300,8 @@ def served(tmp_path_factory, saved_tiny):
     port = free_port()
     environment = os.environ | {
         "MLFLOW_MODEL_URI": str(folder / "model"), "MODEL_INFO_FILE": str(folder / "manifest.json"),
-        "PORT": str(port), "API_KEYS": "a-key-of-this-test", "FEEDBACK_FILE": str(folder / "feedback.jsonl"),
+        "PORT": str(port), "MLFLOW_TRACKING_URI": "", "API_KEYS": "a-key-of-this-test",
+        "FEEDBACK_FILE": str(folder / "feedback.jsonl"),
     }  # fmt: skip
     process = forked.Popen([sys.executable, "fastapi_server.py"], cwd=REPO, env=environment)
     try:

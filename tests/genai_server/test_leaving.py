@@ -96,7 +96,8 @@ def url(tmp_path_factory) -> Iterator[str]:
 def test_leaving_ends_the_work_and_frees_the_place(url, path):
     left, whole = (measured(url, f"genai_{name}_total") for name in ("requests_cancelled", "request_success"))
     body = json.dumps(BODIES[path]).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as caller:
         caller.sendall(head.encode() + body)
         wait_until(lambda: measured(url, "genai_num_requests_running") == 1, 60)

@@ -72,7 +72,7 @@ def test_a_dataset_is_registered_once_whatever_its_file_is_called(store):
 
 
 def test_feedback_goes_to_the_request_of_that_id(named, tmp_path, monkeypatch):
-    monkeypatch.setattr(server_feedback, "MLFLOW_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(server_feedback, "TRACE_WAIT_S", 60.0)
     keeper = FeedbackKeeper(tmp_path / "ledger.jsonl", True, mlflow.get_experiment(named.experiment_id).name)
     said = {"name": "helpful", "value": True, "comment": None, "source": "ann"}
     assert asyncio.run(keeper.keep(said | {"request_id": "it's"})) == "trace"
