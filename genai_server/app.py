@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,10 +15,12 @@ from fastapi.staticfiles import StaticFiles
 
 from genai_server import __version__, problems
 from genai_server.context import RequestContext
+from genai_server.daemon import run_in_daemon
 from genai_server.document import TITLE, completed
 from genai_server.feedback import FeedbackKeeper
 from genai_server.former_place import take_over
 from genai_server.limits import BodyTimeout, DeclaredLength
+from genai_server.memory import give_back
 from genai_server.metrics import Metrics
 from genai_server.predictor import FAILED, LoadedModel, Predictor
 from genai_server.prompt_registry import PromptRegistry
@@ -31,6 +34,7 @@ from genai_server.tracing import Tracer
 from genai_server.webhook import AliasFollower, Deliveries
 
 WATCH_EVERY_S = 0.5  # how often it is looked whether the engine has failed for good
+GIVE_BACK_EVERY_S = 5.0  # at most so often; it takes a few milliseconds
 
 
 def create_app(
@@ -146,8 +150,7 @@ async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterat
     async def load_and_watch() -> None:
         await serving.predictor.start()
         serving.prompts.start(lambda: serving.predictor.model and serving.predictor.model.answerer.prompt.get("name"))
-        while serving.predictor.status != FAILED:
-            await asyncio.sleep(WATCH_EVERY_S)
+        await _watch(serving)
         on_failure()
 
     watching = asyncio.create_task(load_and_watch())
@@ -158,3 +161,14 @@ async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterat
     serving.prompts.stop()
     serving.predictor.close()
     serving.tracer.stop()
+
+
+async def _watch(serving: Serving) -> None:
+    """Until the model or its engine has failed for good; what requests left behind is given back in quiet moments."""
+    handled, not_before = 0, 0.0
+    while serving.predictor.status != FAILED:
+        await asyncio.sleep(WATCH_EVERY_S)
+        is_due = serving.metrics.requests != handled and time.monotonic() >= not_before
+        if is_due and not serving.predictor.is_busy:
+            handled, not_before = serving.metrics.requests, time.monotonic() + GIVE_BACK_EVERY_S
+            await run_in_daemon(give_back)

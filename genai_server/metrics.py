@@ -29,6 +29,7 @@ class Metrics:
 
     def __init__(self, model_name: Callable[[], str], engine_load: Callable[[], Any]):
         self._registry, self._model_name = CollectorRegistry(), model_name
+        self.requests = 0  # answered since the start
         self._registry.register(_EngineCollector(model_name, engine_load))
         self._requests = self._counter("http_requests", "Requests by route and status.", "method", "route", "status")
         self._seconds = self._histogram("http_request_duration_seconds", "Until the last byte.", _SHORT_S, "route")
@@ -50,6 +51,7 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One HTTP request that has been answered."""
+        self.requests += 1
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 

@@ -1,0 +1,71 @@
+"""Memory that was used goes back to the system, in quiet moments and where the C library can."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import weakref
+
+import pytest
+from conftest import StandIn
+from fastapi.testclient import TestClient
+from stand_in_server import wait_until
+
+from genai_server import app as app_module
+from genai_server import memory
+from genai_server.predictor import LoadedModel
+from genai_server.settings import ServerSettings
+
+INFO = {"model": "m", "model_uri": "models:/m/1", "model_version": "1", "prompt": "p/1"}
+
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+
+def test_cycles_are_collected():
+    gc.disable()
+    try:
+        left = weakref.ref(Cycle())
+        memory.give_back()
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_pages_go_back():
+    def resident_kib() -> int:
+        lines = open("/proc/self/smaps_rollup").read().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+
+    blocks = [ctypes.create_string_buffer(b"x" * 60_000) for _ in range(1000)]  # 60 MB, too small to be mapped each
+    kept = blocks[-1]
+    held_kib = resident_kib()
+    del blocks
+    memory.give_back()
+    assert held_kib - resident_kib() > 30_000
+    del kept
+
+
+def test_another_c_library_is_no_fault(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    memory.give_back()
+    memory.limit_arenas()
+
+
+def test_a_server_gives_back_after_requests_and_not_while_it_answers(monkeypatch):
+    given = []
+    monkeypatch.setattr(app_module, "give_back", lambda: given.append(True))
+    monkeypatch.setattr(app_module, "WATCH_EVERY_S", 0.02)
+    monkeypatch.setattr(app_module, "GIVE_BACK_EVERY_S", 0.0)
+    with TestClient(app_module.create_app(ServerSettings(), lambda *_: LoadedModel(StandIn({}), INFO))) as client:
+        client.get("/health/live")
+        wait_until(lambda: len(given) == 1)
+        with client.app.state.serving.predictor.places.take():
+            client.get("/health/live")
+            wait_until(lambda: client.app.state.serving.metrics.requests == 2)
+            assert len(given) == 1
+        wait_until(lambda: len(given) == 2)
