@@ -15,7 +15,6 @@ from genai_server import daemon
 from genai_server.app import create_app
 from genai_server.errors import NoStore, SettingsError
 from genai_server.logs import set_up
-from genai_server.memory import limit_arenas
 from genai_server.protocol import TimedProtocol, listening_socket
 from genai_server.settings import ServerSettings, in_address
 from genai_server.store import find_store
@@ -40,7 +39,6 @@ MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TI
 
 def main() -> int:
     """Run until SIGTERM or Ctrl-C, or until the model turns out not to be servable; returns the exit code."""
-    limit_arenas()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name, value in MLFLOW_LIMITS.items():
         os.environ.setdefault(name, value)

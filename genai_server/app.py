@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -171,4 +171,5 @@ async def _watch(serving: Serving) -> None:
         is_due = serving.metrics.requests != handled and time.monotonic() >= not_before
         if is_due and not serving.predictor.is_busy:
             handled, not_before = serving.metrics.requests, time.monotonic() + GIVE_BACK_EVERY_S
-            await run_in_daemon(give_back)
+            with suppress(RuntimeError):  # no thread to be had; later, perhaps
+                await run_in_daemon(give_back)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import threading
 import weakref
 
 import pytest
@@ -53,7 +54,21 @@ def test_freed_pages_go_back():
 def test_another_c_library_is_no_fault(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     memory.give_back()
-    memory.limit_arenas()
+
+
+def test_no_thread_to_be_had_is_no_fault_and_the_engine_is_watched_on(monkeypatch):
+    def none_left(call):
+        raise RuntimeError("can't start new thread")
+
+    model, failed = StandIn({}), threading.Event()
+    monkeypatch.setattr(app_module, "WATCH_EVERY_S", 0.02)
+    app = app_module.create_app(ServerSettings(), lambda *_: LoadedModel(model, INFO), on_failure=failed.set)
+    with TestClient(app) as client:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        monkeypatch.setattr(app_module, "run_in_daemon", none_left)
+        client.get("/health/live")
+        model.healthy, model.broken = False, "The engine failed 3 times in a row."
+        assert failed.wait(10)
 
 
 def test_a_server_gives_back_after_requests_and_not_while_it_answers(monkeypatch):

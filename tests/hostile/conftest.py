@@ -21,6 +21,7 @@ from hostile.live_server import KEY, LiveServer
 
 HERE, REPO = Path(__file__).resolve().parent, Path(__file__).resolve().parents[2]
 ALONE_S = 4.0
+SETTLING_S = 8
 RECOVERY_S = 15.0  # then a server that still works for an attacker is given up, and another one started
 ATTACK_TIMEOUT_S = 160.0
 WARM_UP_ANSWERS = 100  # of the longest: they fill the engine's cache of keys and values once
@@ -107,12 +108,12 @@ class Attacked:
         return attack_with(self.server, "reloads", arguments, live_server.ADMIN_KEY)
 
     def settled(self) -> live_server.Memory:
-        """Memory once nothing is under way: the least of some seconds."""
+        """Memory once nothing is under way: the least of some seconds, since the server gives back in quiet moments."""
         server, sizes = self.recovered(), []
         live_server.wait_until(lambda: len(server.engines()) == 1, 5.0)  # the version before has ended
-        for _ in range(6):
+        for _ in range(SETTLING_S):
             sizes.append(server.memory())
-            time.sleep(0.3)
+            time.sleep(1)
         return min(sizes, key=lambda size: size.total)
 
 
