@@ -1,6 +1,6 @@
 """`fastapi_server.py` as a real process to be attacked: its address, its engine, its memory, and how it ended.
 
-Linux only: the memory that is not shared with other processes is read from /proc.
+Linux only: what a process holds for itself is read from /proc.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ OPEN_FILES = 1024  # what a login shell and many service managers allow at first
 
 @dataclass(frozen=True)
 class Memory:
-    """What processes hold for themselves alone (USS), in MiB."""
+    """What processes hold for themselves alone, in MiB.
+
+    That is their USS without pages that are a file's as well: the kernel takes those away and brings them back.
+    """
 
     server: float
     engines: float
@@ -169,7 +172,8 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _own_mib(process: psutil.Process) -> float:
-    return process.memory_full_info().uss / 2**20
+    lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty:", "Private_Hugetlb:"))) / 1024
 
 
 def _open_files() -> tuple[int, int]:
