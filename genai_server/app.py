@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +15,11 @@ from fastapi.staticfiles import StaticFiles
 
 from genai_server import __version__, problems
 from genai_server.context import RequestContext
-from genai_server.daemon import run_in_daemon
 from genai_server.document import TITLE, completed
 from genai_server.feedback import FeedbackKeeper
 from genai_server.former_place import take_over
 from genai_server.limits import BodyTimeout, DeclaredLength
-from genai_server.memory import give_back
+from genai_server.memory import IdleTrimmer
 from genai_server.metrics import Metrics
 from genai_server.predictor import FAILED, LoadedModel, Predictor
 from genai_server.prompt_registry import PromptRegistry
@@ -146,11 +145,13 @@ async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterat
     serving: Serving = app.state.serving
     take_over(app.state.settings)
     serving.tracer.start()
+    trimmer = IdleTrimmer()
+    trimmer.start()
 
     async def load_and_watch() -> None:
         await serving.predictor.start()
         serving.prompts.start(lambda: serving.predictor.model and serving.predictor.model.answerer.prompt.get("name"))
-        await _watch(serving)
+        await _watch(serving, trimmer)
         on_failure()
 
     watching = asyncio.create_task(load_and_watch())
@@ -161,9 +162,10 @@ async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterat
     serving.prompts.stop()
     serving.predictor.close()
     serving.tracer.stop()
+    trimmer.stop()
 
 
-async def _watch(serving: Serving) -> None:
+async def _watch(serving: Serving, trimmer: IdleTrimmer) -> None:
     """Until the model or its engine has failed for good; what requests left behind is given back in quiet moments."""
     handled, not_before = 0, 0.0
     while serving.predictor.status != FAILED:
@@ -171,5 +173,4 @@ async def _watch(serving: Serving) -> None:
         is_due = serving.metrics.requests != handled and time.monotonic() >= not_before
         if is_due and not serving.predictor.is_busy:
             handled, not_before = serving.metrics.requests, time.monotonic() + GIVE_BACK_EVERY_S
-            with suppress(RuntimeError):  # no thread to be had; later, perhaps
-                await run_in_daemon(give_back)
+            trimmer.ask()

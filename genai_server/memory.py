@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import threading
 
 
 def give_back() -> None:
@@ -17,3 +18,31 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:  # musl has none
         trim(0)
+
+
+class IdleTrimmer:
+    """Gives memory back when it is asked to, on one thread that starts with the server.
+
+    A thread of its own for each time would not do: where memory is short, a new thread can die before it says that it
+    runs, and `Thread.start` then waits for ever, on the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._is_due, self._is_over = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask(self) -> None:
+        """Returns at once; asked again before it came to it, it gives back once."""
+        self._is_due.set()
+
+    def stop(self) -> None:
+        self._is_over = True
+        self._is_due.set()
+
+    def _run(self) -> None:
+        while self._is_due.wait() and not self._is_over:
+            self._is_due.clear()
+            give_back()

@@ -39,7 +39,7 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-StopTexts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=8)]
+StopTexts = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=8)]
 Stop = Annotated[
     StopTexts | None,
     BeforeValidator(

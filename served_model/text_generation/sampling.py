@@ -10,6 +10,7 @@ from typing import Any
 from .errors import bad_input
 
 MOST_TOP_K = 1_000_000  # larger than any vocabulary
+MOST_STOPS, LONGEST_STOP = 8, 200  # strings, and characters of one: each is looked for after every token
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Sampling:
         _require(0 <= self.top_k <= MOST_TOP_K, "top_k", self.top_k, f"from 0 (all tokens) to {MOST_TOP_K}")
         _require(0.1 <= self.repetition_penalty <= 10, "repetition_penalty", self.repetition_penalty, "from 0.1 to 10")
         _require(-1 <= self.seed < 2**63, "seed", self.seed, "-1 (a new draw each time) or more")
-        _require(all(self.stop) and len(self.stop) <= 8, "stop", list(self.stop), "up to 8 strings, none empty")
+        bounds = f"up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters"
+        are_bounded = len(self.stop) <= MOST_STOPS and all(1 <= len(text) <= LONGEST_STOP for text in self.stop)
+        _require(are_bounded, "stop", [text[:20] for text in self.stop[: MOST_STOPS + 1]], bounds)
         _require(0 < self.timeout_s <= 3600, "timeout_s", self.timeout_s, "above 0 and up to 3600")
 
     @classmethod
