@@ -61,7 +61,8 @@ ui: install  ## MLflow's UI over the store, until Ctrl-C
 check: install  ## what a commit must pass: lint, format, import borders
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q tests/system/test_import_borders.py
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q -n 0 tests/system/test_import_borders.py
 
 fix: install  ## repair what can be repaired by a program
 	$(BIN)/ruff check --fix .
@@ -70,7 +71,7 @@ fix: install  ## repair what can be repaired by a program
 docs: install  ## write docs/cli.md from --help, and the bundle's openapi.json from the server
 	{ printf '# Command line\n\nThis page is the output of `python e2e_mlflow.py --help`; a test compares the two.\n\n```\n'; \
 	  COLUMNS=110 $(BIN)/python e2e_mlflow.py --help; printf '```\n'; } > docs/cli.md
-	$(BIN)/python -c "import json; from genai_server.app import create_app; from genai_server.settings import ServerSettings; \
+	$(BIN)/python -c "import json; from genai_server.http.app import create_app; from genai_server.settings import ServerSettings; \
 	  print(json.dumps(create_app(ServerSettings()).openapi(), indent=2, ensure_ascii=False))" > demo_serving/package/openapi.json
 
 bench: install  ## measure the whole life, the engine, and the server beside its peers; prints tables (30 minutes)

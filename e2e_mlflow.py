@@ -9,7 +9,7 @@ import atexit
 import os
 import sys
 
-from genai_lifecycle.cli import INTERRUPTED, main
+from genai_lifecycle.cli.main import INTERRUPTED, main
 from genai_lifecycle.errors import StorageFailed, TrackingUnavailable
 
 # After these a normal exit would wait, for minutes or for good, on what cannot end: MLflow's last traces to a server
@@ -18,10 +18,10 @@ HELD_UP = {TrackingUnavailable.exit_code, StorageFailed.exit_code, INTERRUPTED}
 
 _HANDED_OUT = {
     "E2EConfig": "genai_lifecycle.config",
-    "MLflow3E2ELifecycle": "genai_lifecycle.pipeline",
+    "MLflow3E2ELifecycle": "genai_lifecycle.lifecycle",
     "HuggingFaceModelWrapper": "served_model.huggingface_model",
-    "EnginePipeline": "genai_lifecycle.engine_pipeline",
-    "EngineLLM": "genai_lifecycle.engine_pipeline",
+    "EnginePipeline": "genai_lifecycle.models.engine_pipeline",
+    "EngineLLM": "genai_lifecycle.models.engine_pipeline",
 }
 
 

@@ -11,13 +11,14 @@ from types import FrameType
 
 import uvicorn
 
-from genai_server import daemon
-from genai_server.app import create_app
 from genai_server.errors import NoStore, SettingsError
-from genai_server.logs import set_up
-from genai_server.protocol import TimedProtocol, listening_socket
+from genai_server.http.app import create_app
+from genai_server.http.protocol import TimedProtocol, listening_socket
+from genai_server.runtime import daemon
+from genai_server.runtime.logs import set_up
+from genai_server.runtime.memory import unmap_large_blocks
+from genai_server.runtime.store import find_store
 from genai_server.settings import ServerSettings, in_address
-from genai_server.store import find_store
 
 WRONG_SETTING, NO_MODEL, PORT_TAKEN, ENGINE_FAILED = 2, 4, 10, 19  # exit codes; after 19 a restart may help
 MOST_FILES = 65_536  # open at once, where the system allows it: each connection is one
@@ -39,6 +40,7 @@ MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TI
 
 def main() -> int:
     """Run until SIGTERM or Ctrl-C, or until the model turns out not to be servable; returns the exit code."""
+    unmap_large_blocks()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name, value in MLFLOW_LIMITS.items():
         os.environ.setdefault(name, value)

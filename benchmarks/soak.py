@@ -99,7 +99,7 @@ async def _kill(mlflow: psutil.Process, after_s: float, started: float) -> float
 
 def memory_of(process: psutil.Process) -> dict[str, float]:
     """Resident MiB of the server, its engine and its writer of traces."""
-    names = {"openvino_worker.py": "engine", "trace_writer.py": "trace writer"}
+    names = {"openvino_worker.py": "engine", "tracing/writer.py": "trace writer"}
     found = {"server": process.memory_info().rss / 2**20}
     for child in process.children():
         line = " ".join(child.cmdline())

@@ -55,7 +55,7 @@ def alone(folder: Path, back: Path, bucket: str) -> dict[str, float]:
 
 def ours(folder: Path, back: Path) -> dict[str, float]:
     """Into a run and out of it, as the stages do."""
-    from genai_lifecycle.tracking import runs
+    from genai_lifecycle.store import runs
 
     with runs.run("benchmark", "benchmark") as run_id:
         started = time.monotonic()
@@ -75,8 +75,8 @@ def sha256_s(folder: Path) -> float:
 
 def measure(base: Path, bucket: str, rounds: int, megabytes: int) -> str:
     from genai_lifecycle.config import E2EConfig
-    from genai_lifecycle.tracking.environment import prepare
-    from genai_lifecycle.tracking.store import open_store
+    from genai_lifecycle.store.environment import prepare
+    from genai_lifecycle.store.tracking_store import open_store
 
     prepare(base)
     uri = f"sqlite:///{base / 'mlflow.db'}"
@@ -119,7 +119,7 @@ def endpoint() -> str:
 
 def empty(bucket: str) -> None:
     """Delete what was written, and the bucket."""
-    from genai_lifecycle.storage.session import new_client
+    from genai_lifecycle.store.s3.session import new_client
 
     client = new_client()
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):

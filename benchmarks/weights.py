@@ -56,13 +56,13 @@ def make_endless_bundled(folder: Path) -> Path:
 
 def package(model: Path, folder: Path, precision: str) -> Path:
     """The model as our PyFunc, as `deploy` packages it; returns the folder to serve."""
-    from genai_lifecycle import packaging
-    from genai_lifecycle.conversion.precision import Trial, convert_checkpoint
     from genai_lifecycle.evaluation.cases import Case
-    from genai_lifecycle.generation import greedy_answers, load_converted, load_text_model
-    from genai_lifecycle.model_source import ModelSource
+    from genai_lifecycle.models import packaging
+    from genai_lifecycle.models.conversion.precision import Trial, convert_checkpoint
+    from genai_lifecycle.models.generation import greedy_answers, load_converted, load_text_model
+    from genai_lifecycle.models.source import ModelSource
     from genai_lifecycle.prompts.templates import TEMPLATES
-    from genai_lifecycle.results import PromptRef
+    from genai_lifecycle.store.prompt_registry import PromptRef
 
     source = ModelSource("benchmark", "folder", str(model), None, "plain", "")
     prompt = PromptRef("qa-simple", 1, TEMPLATES["qa-simple"])

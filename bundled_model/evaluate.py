@@ -34,9 +34,9 @@ from bundled_model.dataset import (
     load_corpus,
 )
 from bundled_model.phrasings import normalised
-from genai_lifecycle.conversion.ir import convert, save
 from genai_lifecycle.evaluation.scorers import token_f1
-from genai_lifecycle.generation import load_converted
+from genai_lifecycle.models.conversion.ir import convert, save
+from genai_lifecycle.models.generation import load_converted
 from genai_lifecycle.prompts.templates import TEMPLATES
 from served_model.text_generation.sampling import Sampling
 from served_model.text_generation.text_model import DIALOGUE, PLAIN, Answer, TextModel

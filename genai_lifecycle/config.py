@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from genai_lifecycle.errors import ConfigError
-from genai_lifecycle.storage.address import S3Root, is_s3
-from genai_lifecycle.tracking.address import absolute_address, without_password
+from genai_lifecycle.runtime.addresses import absolute_address, without_password
+from genai_lifecycle.runtime.s3_address import S3Root, is_s3
 
 CHECKOUT = Path(__file__).resolve().parent.parent  # of the code: a checkout, or where pip has installed it
 IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()

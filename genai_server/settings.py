@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from genai_server.errors import SettingsError
-from genai_server.logs import FORMATS, LEVELS
-from genai_server.store import absolute_address
+from genai_server.runtime.logs import FORMATS, LEVELS
+from genai_server.runtime.store import absolute_address
 
 _HOST = re.compile(r"\*|(\*\.)?[^*:/\s]+|\[[0-9a-fA-F:.]+\]")
 _ORIGIN = re.compile(r"\*|https?://[^*/\s]+")

@@ -46,7 +46,7 @@ def _prepare(killed_at: tuple[str, int] | None) -> None:
     """In the fork: the process that tests a version is a fork as well, and the Hub's client looks where it would."""
     from huggingface_hub import constants
 
-    from genai_lifecycle.stages import verify
+    from genai_lifecycle.stages import test as verify
 
     verify.subprocess = forked
     if "HF_HOME" in os.environ:  # the client has read its environment before the fork

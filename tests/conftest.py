@@ -93,7 +93,7 @@ def prepared(tmp_path_factory, common) -> None:
     """
     import mlflow_tables
 
-    from genai_lifecycle.tracking.environment import prepare
+    from genai_lifecycle.store.environment import prepare
 
     staging = tmp_path_factory.mktemp("staging")
     os.environ["LIFECYCLE_STAGING_DIR"] = str(staging)
@@ -204,18 +204,18 @@ def saved_tiny(tiny_gpt2, made_once) -> Path:
 @pytest.fixture
 def store(make_config):
     """An opened SQLite store of its own."""
-    from genai_lifecycle.tracking.store import open_store
+    from genai_lifecycle.store.tracking_store import open_store
 
     return open_store(make_config(tracking_uri=make_config().backend_store_uri))
 
 
 def saved_model(folder: Path, weights: Path) -> Path:
     """A served model as a folder, laid out and saved by the packaging module's own parts; the torch engine answers."""
-    from genai_lifecycle import packaging
-    from genai_lifecycle.conversion.precision import not_converted
-    from genai_lifecycle.generation import greedy_answers, load_text_model
-    from genai_lifecycle.model_source import ModelSource
-    from genai_lifecycle.results import PromptRef
+    from genai_lifecycle.models import packaging
+    from genai_lifecycle.models.conversion.precision import not_converted
+    from genai_lifecycle.models.generation import greedy_answers, load_text_model
+    from genai_lifecycle.models.source import ModelSource
+    from genai_lifecycle.store.prompt_registry import PromptRef
 
     source = ModelSource("tiny", "folder", str(weights), None, "plain", "0" * 64)
     prompt = PromptRef("qa-simple", 3, "Question: {{question}}\nAnswer:")

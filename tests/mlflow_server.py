@@ -12,7 +12,7 @@ from pathlib import Path
 
 import forked
 
-from genai_lifecycle.processes import ask
+from genai_lifecycle.serving.processes import ask
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def rendered(question: str) -> str:
 
 def make_ir(folder: Path, target: Path) -> Path:
     """The checkpoint in `folder`, converted in fp32, with the record that `deploy` writes beside it."""
-    from genai_lifecycle.conversion import ir
+    from genai_lifecycle.models.conversion import ir
 
     ir.save(ir.convert(folder), target)
     record = {"converted": True, "precision": "fp32", "reason": "asked for", "figures": {}}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import forked
 import pytest
 
-from genai_server import tracing
+from genai_server.tracing import tracer as tracing
 
 
 class _Programs:

@@ -11,7 +11,7 @@ from pathlib import Path
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code of the mode."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from genai_lifecycle.cli import main as run
+    from genai_lifecycle.cli.main import main as run
 
     return run([*argv, "--mode", "export"])
 

@@ -1,18 +1,18 @@
-"""The answers of one prompt to a case file: from the ledger, or computed in batches and kept there.
+"""The answers of one prompt to a case file: from the answer cache, or computed in batches and kept there.
 
-Knows no MLflow: whoever asks for the batches writes their traces.
+Knows no MLflow and no model: how a batch is answered is a parameter, and the caller writes the traces.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from genai_lifecycle.evaluation.answer_cache import Kept, Ledger, key
 from genai_lifecycle.evaluation.cases import Case
-from genai_lifecycle.evaluation.ledger import Kept, Ledger, key
-from genai_lifecycle.generation import BATCH, answer_texts, prompt_texts, text_log_likelihoods
+
+BATCH = 32  # cases that are answered together
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,18 @@ class AnsweredBatch:
 
 
 def answered_batches(
-    text_model: Any, template: str, cases: Sequence[Case], max_new_tokens: int, ledger: Ledger
+    cases: Sequence[Case], ledger: Ledger, answer: Callable[[Sequence[Case]], list[Kept]]
 ) -> Iterator[AnsweredBatch]:
-    """Every case's answer, each batch as soon as it is in the ledger. Raises StorageFailed when it cannot be kept."""
+    """Every case's answer, each batch as soon as it is in the cache. Raises StorageFailed when it cannot be kept.
+
+    Args:
+        answer: answers at most `BATCH` cases, in their order.
+    """
     for start in range(0, len(cases), BATCH):
         batch, started = cases[start : start + BATCH], time.monotonic()
         names = [_name(start + i, case) for i, case in enumerate(batch)]
         missing = [i for i, name in enumerate(names) if ledger.get(name) is None]
-        made = compute(text_model, template, [batch[i] for i in missing], max_new_tokens) if missing else []
+        made = answer([batch[i] for i in missing]) if missing else []
         ledger.add((names[i], kept) for i, kept in zip(missing, made, strict=True))
         kept = [_known(ledger, name) for name in names]
         yield AnsweredBatch(start, batch, kept, len(batch) - len(missing), time.monotonic() - started)
@@ -49,19 +53,3 @@ def _known(ledger: Ledger, name: str) -> Kept:
     if kept is None:
         raise KeyError(name)
     return kept
-
-
-def compute(text_model: Any, template: str, cases: Sequence[Case], max_new_tokens: int) -> list[Kept]:
-    """Greedy answers, made together."""
-    start_ns = time.time_ns()
-    texts = prompt_texts(template, cases)
-    answers = answer_texts(text_model, texts, max_new_tokens)
-    generated_ns = time.time_ns()
-    likelihoods = text_log_likelihoods(text_model, texts, [case.reference for case in cases])
-    end_ns = time.time_ns()
-    return [
-        Kept(answer.answer, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens,
-             answer.total_s * 1000, likelihood, text, start_ns, min(start_ns + int(answer.total_s * 1e9), generated_ns),
-             end_ns)
-        for answer, text, likelihood in zip(answers, texts, likelihoods, strict=True)
-    ]  # fmt: skip

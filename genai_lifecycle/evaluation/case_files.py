@@ -40,6 +40,20 @@ class CaseFile:
     left_out: tuple[str, ...] = ()  # sentences
 
 
+def load_cases(path: Path) -> list[Case]:
+    """Cases for the experiment and the test: each has a question and a reference.
+
+    Raises:
+        CasesInvalid: the file is missing, unreadable, empty or malformed; the message has the line's number.
+    """
+    found = read_case_file(path)
+    for case, line in zip(found.cases, found.lines, strict=True):
+        for name, text in (("question", case.question), ("reference", case.reference)):
+            if not text:
+                raise CasesInvalid(f"{path}, line {line}: {name!r} is missing or not a text.", hint=HINT)
+    return list(found.cases)
+
+
 def read_case_file(path: Path) -> CaseFile:
     """Read a file of cases; its ending says how (.csv; .yaml, .yml or .json; everything else is JSON lines).
 

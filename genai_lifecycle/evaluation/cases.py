@@ -6,9 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-from genai_lifecycle.errors import CasesInvalid
 from genai_lifecycle.evaluation.checks import Assertion
 
 
@@ -27,22 +25,6 @@ class Case:
     def inputs(self) -> dict[str, str]:
         """Every variable that a prompt may use."""
         return ({"question": self.question} if self.question else {}) | dict(self.variables)
-
-
-def load_cases(path: Path) -> list[Case]:
-    """Cases for the experiment and the test: each has a question and a reference.
-
-    Raises:
-        CasesInvalid: the file is missing, unreadable, empty or malformed; the message has the line's number.
-    """
-    from genai_lifecycle.evaluation.case_files import HINT, read_case_file
-
-    found = read_case_file(path)
-    for case, line in zip(found.cases, found.lines, strict=True):
-        for name, text in (("question", case.question), ("reference", case.reference)):
-            if not text:
-                raise CasesInvalid(f"{path}, line {line}: {name!r} is missing or not a text.", hint=HINT)
-    return list(found.cases)
 
 
 def cases_sha256(cases: Sequence[Case]) -> str:

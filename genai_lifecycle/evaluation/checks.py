@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genai_lifecycle.evaluation.scorers import exact_match, levenshtein, repetition, rouge_l, rouge_n, token_f1
+from genai_lifecycle.store.evaluations import Finding
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,6 @@ class Answered:
     completion_tokens: int = 0
     latency_ms: float = 0.0
     log_likelihood: float | None = None  # mean log-probability per token of the reference (nats), at most 0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found."""
-
-    name: str
-    score: float  # 0 to 1 for most; the unit of what was measured for lengths, times and distances
-    passed: bool
-    why: str
-    weight: float = 1.0
-    is_check: bool = True  # False: a score alone, which nothing was asked of
 
 
 Check = Callable[[Answered, Assertion], tuple[float, bool, str]]  # score, passed, why

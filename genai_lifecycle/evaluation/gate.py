@@ -6,19 +6,43 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from genai_lifecycle.errors import ConfigError
+from genai_lifecycle.evaluation.evidence import Evidence
 from genai_lifecycle.evaluation.statistics import more_cases, paired_difference
-from genai_lifecycle.results import Decision
-from genai_lifecycle.yaml_file import read_yaml
+from genai_lifecycle.runtime.yaml_file import read_yaml
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate said of a version, and why."""
+
+    allowed: bool  # whether the alias may move
+    passed: bool  # whether the findings alone would let it
+    mode: str  # of the gate: on | dry-run | off
+    forced: bool  # whether it was told to let the version pass, by --override-gate
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        word = "passed" if self.passed else "refused"
+        how = "" if self.passed == self.allowed else " (overridden)" if self.forced else f" ({self.mode})"
+        return f"{word}{how}: {'; '.join(self.reasons)}"
+
+    def tags(self) -> dict[str, str]:
+        """As the version's tags."""
+        return {
+            "gate.decision": "passed" if self.passed else "refused",
+            "gate.mode": self.mode,
+            "gate.forced": str(self.forced).lower(),
+            "gate.reasons": "; ".join(self.reasons),
+        }
+
 
 MODES = ("on", "dry-run", "off")
 CONFIDENCE = 0.95
-VERDICT_FILE = "verdict.json"
 _HINT = "The file gate.yaml of this checkout shows every key; docs/evaluation.md explains them."
 
 
@@ -42,16 +66,6 @@ class ModelPolicy(Policy):
 
 POLICIES = {"prompt": Policy, "model": ModelPolicy}
 ANSWERED = "answered"  # among the scores of a model version: 1 where a case got an answer
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What an evaluation found out about one version."""
-
-    subject: str  # for example qa-simple/2
-    cases_sha256: str  # two versions are compared over the same cases only
-    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of each metric, one for each case
-    latencies_ms: tuple[float, ...] = ()
 
 
 def load_policy(path: Path, subject: str) -> Policy:

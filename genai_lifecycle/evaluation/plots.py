@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from genai_lifecycle.results import TemplateScore, Verdict
+from genai_lifecycle.evaluation.results import TemplateScore
+from genai_lifecycle.evaluation.statistics import Verdict
 
 _SIZE_INCHES, _DPI, _COLOUR = (7, 3.2), 120, "#3b6ea5"
 

@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from genai_lifecycle.evaluation import plots
-from genai_lifecycle.results import EvaluationReport, ExperimentResult, Interval, TemplateScore, Verdict
+from genai_lifecycle.evaluation.results import EvaluationReport, ExperimentResult, TemplateScore
+from genai_lifecycle.evaluation.statistics import Interval, Verdict
 
 REPORT_FILE, TABLE_FILE, PROMPTS_FILE = "report.md", "results.csv", "prompts.json"
 _SHOWN = ("token_f1", "log_likelihood", "success_rate", "ended_rate", "answer_words", "seconds_per_answer",
           "tokens_per_second")  # fmt: skip
-COMPARISON_FILE = "comparison.json"
+VERDICT_FILE = "verdict.json"
 EXAMPLES = 8  # questions shown with the winner's answers
 
 
@@ -42,7 +43,7 @@ def _write_table(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def _write_verdict(folder: Path, verdict: Verdict) -> None:
-    (folder / COMPARISON_FILE).write_text(json.dumps(asdict(verdict), indent=2), "utf-8")
+    (folder / VERDICT_FILE).write_text(json.dumps(asdict(verdict), indent=2), "utf-8")
     plots.differences(verdict, folder / "differences.png")
 
 

@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
+from genai_lifecycle.evaluation.answer_cache import Kept
 from genai_lifecycle.evaluation.cases import Case, cases_sha256
-from genai_lifecycle.evaluation.checks import Answered, Finding, all_passed, run_check
-from genai_lifecycle.evaluation.gate import Evidence
-from genai_lifecycle.evaluation.ledger import Kept
+from genai_lifecycle.evaluation.checks import Answered, all_passed, run_check
+from genai_lifecycle.evaluation.evidence import Evidence
 from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE, repetition
-
-
-@dataclass(frozen=True)
-class Row:
-    """The scores of one answer, and what its case expected."""
-
-    findings: Sequence[Finding]
-    expected: Mapping[str, str]  # MLflow's expectations; may be empty
+from genai_lifecycle.store.evaluations import Finding, Row
 
 
 def row_of(case: Case, kept: Kept) -> Row:

@@ -3,9 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from genai_lifecycle.results import Comparison, Interval, Verdict
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its confidence interval, in the unit of what was measured."""
+
+    mean: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The leading prompt against one other, paired over the same cases."""
+
+    leader: str
+    other: str
+    outcome: str  # win | tie
+    difference: Interval  # leader minus other, at the confidence of its step in Holm's procedure
+    p_value: float  # adjusted by Holm for the number of comparisons
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The leading prompt against each other one, paired over the same cases."""
+
+    outcome: str  # win | tie
+    winner: str  # on a tie the one in production before, else the leading one
+    runner_up: str
+    metric: str
+    difference: Interval  # leader minus runner-up
+    cases: int = 0
+    cases_needed: int | None = None  # on a tie: about this many more would tell; None: no reasonable number would
+    comparisons: tuple[Comparison, ...] = ()  # the leader with every other prompt
+    incumbent: str | None = None  # the one in production before, where it was compared
+
+    def __str__(self) -> str:
+        """For example `win: qa-expert beats qa-simple by +0.11 [+0.03, +0.19] token_f1`."""
+        interval = f"{self.difference.mean:+.3f} [{self.difference.low:+.3f}, {self.difference.high:+.3f}]"
+        if self.outcome == "win":
+            return f"win: {self.winner} beats {self.runner_up} by {interval} {self.metric}"
+        more = f"; about {self.cases_needed} more cases needed" if self.cases_needed else ""
+        if self.winner == self.incumbent:
+            return f"tie: {self.winner} stays; the leading two differ by {interval} {self.metric}{more}"
+        how = "leads, perhaps by chance" if self.difference.mean else f"is no better than {self.runner_up}"
+        return f"tie: {self.winner} {how}: {interval} {self.metric}{more}"
+
 
 # Level of the comparisons: by simulation (docs/evaluation.md) equal prompts then win by chance in no more than 5 %. Of
 # few cases, or scores that are mostly alike, an interval is wrong a little more often than it says.

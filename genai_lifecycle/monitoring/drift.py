@@ -11,7 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from genai_lifecycle.monitoring.rules import DriftRules
-from genai_lifecycle.results import DriftFinding
+
+
+@dataclass(frozen=True)
+class DriftFinding:
+    """One measure of one prompt and model version: the period beside the baseline."""
+
+    group: str
+    measure: str
+    test: str  # Kolmogorov-Smirnov | chi-square
+    count_now: int
+    count_before: int
+    now: str  # in a few words
+    before: str
+    effect: float = 0.0  # D, or Cramer's V: 0 (the same) to 1
+    p_value: float = 1.0  # adjusted by Holm over all tests of the report
+    outcome: str = "too few"  # drift | none | too few
+
 
 KS, CHI_SQUARE = "Kolmogorov-Smirnov", "chi-square"
 _LEAST_EXPECTED = 5  # below it the chi-square distribution is not to be trusted (Cochran 1954)

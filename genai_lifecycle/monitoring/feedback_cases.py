@@ -11,8 +11,8 @@ from pathlib import Path
 
 from genai_lifecycle.errors import ConfigError
 from genai_lifecycle.monitoring.records import EXPECTED
-from genai_lifecycle.monitoring.whole_file import write_whole
-from genai_lifecycle.tracking.served import ServedRequest
+from genai_lifecycle.runtime.atomic_write import write_whole
+from genai_lifecycle.store.served import ServedRequest
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON's escapes can name one; a case file cannot hold it
 NO_TEXT = "the trace has no texts (TRACE_TEXTS=true)"

@@ -1,4 +1,4 @@
-"""Reads the ledger in which a server keeps all feedback, and its full parts (`genai_server/feedback_ledger.py`).
+"""Reads the ledger in which a server keeps all feedback, and its full parts (`genai_server/feedback/ledger.py`).
 
 A server may be writing into it all the while: what has no line break yet is left for the next time.
 """

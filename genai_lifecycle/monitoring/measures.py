@@ -7,10 +7,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from genai_lifecycle.monitoring.drift import Sample
+from genai_lifecycle.monitoring.drift import DriftFinding, Sample
 from genai_lifecycle.monitoring.records import CALLER_LEFT, Answer, Request
 from genai_lifecycle.monitoring.rules import ADVICE, DRIFT_ADVICE, Rules
-from genai_lifecycle.results import CrossedLimit, DriftFinding, Measure
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure about a period."""
+
+    name: str  # as in monitor.yaml
+    value: float | None  # None: nothing to measure it on
+    count: int  # of requests or feedback that it was measured on
+
+
+@dataclass(frozen=True)
+class CrossedLimit:
+    """A limit of monitor.yaml that was not kept."""
+
+    measure: str
+    said: str  # the value and the limit, in a sentence
+    advice: str
+
 
 _ANY_COUNT = ("requests",)  # a limit on it holds for few as well
 

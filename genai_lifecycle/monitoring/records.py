@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from genai_lifecycle.evaluation.scorers import repetition, words
 from genai_lifecycle.monitoring.rules import Rules
-from genai_lifecycle.tracking.served import Generated, ServedRequest, StoredFeedback
+from genai_lifecycle.store.served import Generated, ServedRequest, StoredFeedback
 
 CALLER_LEFT = "caller_left"  # the server's word for a caller who did not wait; no error of ours
 EXPECTED = ("expected_answer", "expected_response", "reference")  # names of feedback that is no opinion

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from genai_lifecycle.monitoring import plots
-from genai_lifecycle.monitoring.drift import Sample
-from genai_lifecycle.monitoring.measures import Day
-from genai_lifecycle.results import DriftFinding, MonitorReport
+from genai_lifecycle.monitoring.drift import DriftFinding, Sample
+from genai_lifecycle.monitoring.measures import CrossedLimit, Day, Measure
+
+
+@dataclass(frozen=True)
+class MonitorReport:
+    """What `--mode monitor` found in the traces of a period."""
+
+    run_id: str
+    experiment: str  # of the servers' traces
+    start_ms: int  # Unix time
+    end_ms: int
+    measures: tuple[Measure, ...]
+    groups: Mapping[str, int]  # requests of each prompt and model version, the most first
+    drift: tuple[DriftFinding, ...]
+    crossed: tuple[CrossedLimit, ...]
+    notes: tuple[str, ...]  # what could not be measured, and why
+    report_file: str
+
+    @property
+    def requests(self) -> int:
+        return int(self.measures[0].value or 0)
+
 
 REPORT_FILE = "report.md"
 _NOTHING = "–"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_lifecycle.errors import ConfigError
-from genai_lifecycle.yaml_file import read_yaml
+from genai_lifecycle.runtime.yaml_file import read_yaml
 
 _HINT = "The file monitor.yaml of this checkout shows every key; docs/monitoring.md explains them."
 

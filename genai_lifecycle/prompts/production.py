@@ -8,12 +8,13 @@ from pathlib import Path
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, NotFound
 from genai_lifecycle.evaluation.report import PROMPTS_FILE
-from genai_lifecycle.prompts import promotion, registry
+from genai_lifecycle.prompts import promotion
 from genai_lifecycle.prompts.templates import TEMPLATES
 from genai_lifecycle.prompts.variables import variables_of
-from genai_lifecycle.results import PromptRef
-from genai_lifecycle.tracking import runs
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store import runs
+from genai_lifecycle.store.prompt_registry import PromptRef
+from genai_lifecycle.store.tracking_store import Store
 
 QUESTION = "question"
 

@@ -1,6 +1,7 @@
 """Which version of a prompt is in production: past the gate, in spite of it, or back to the one before.
 
-`previous` is the version that `production` pointed at before. How the two aliases move is in `tracking/alias_moves.py`.
+`previous` is the version that `production` pointed at before. How the two aliases move is in
+`genai_server/registry/alias_moves.py`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from datetime import UTC, datetime
 from statistics import fmean
 
 from genai_lifecycle.errors import NotFound
-from genai_lifecycle.evaluation.gate import Evidence, Policy, decide
-from genai_lifecycle.prompts import registry
-from genai_lifecycle.prompts.registry import PRODUCTION
+from genai_lifecycle.evaluation.evidence import Evidence
+from genai_lifecycle.evaluation.gate import Decision, Policy, decide
 from genai_lifecycle.prompts.variables import mismatch
-from genai_lifecycle.results import Decision, PromptRef, StoredPrompt, StoredVersion
-from genai_lifecycle.tracking.alias_moves import ROLLBACK, NothingBefore
+from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store.prompt_registry import PRODUCTION, PromptRef, StoredPrompt, StoredVersion
+from genai_server.registry.alias_moves import ROLLBACK, NothingBefore
 
 # Tags of a version that was put in production: when, in place of which one, and how it got there.
 SINCE, FORMER, HOW = "production.since", "production.former", "production.how"

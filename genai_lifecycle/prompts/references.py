@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from genai_lifecycle.errors import ConfigError, NotFound
-from genai_lifecycle.prompts import registry
-from genai_lifecycle.results import PromptRef
+from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store.prompt_registry import PromptRef
 
 _FORM = re.compile(r"(prompts:/)?(?P<name>[\w.-]+)(@(?P<alias>[\w.-]+)|/(?P<version>[1-9]\d*))?")
 

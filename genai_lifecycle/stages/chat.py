@@ -16,9 +16,9 @@ from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, LifecycleError, NotFound, ServerFailed
 from genai_lifecycle.prompts import references
 from genai_lifecycle.prompts.variables import VARIABLE, variables_of
-from genai_lifecycle.results import PromptRef
-from genai_lifecycle.running_server import KEY_HINT, new_client
-from genai_lifecycle.tracking import model_registry
+from genai_lifecycle.serving.client import KEY_HINT, new_client
+from genai_lifecycle.store import model_registry
+from genai_lifecycle.store.prompt_registry import PromptRef
 
 HELP = (
     "/reset forgets the earlier turns, /info says who answers, /prompt NAME, NAME@ALIAS or NAME/VERSION asks with a "

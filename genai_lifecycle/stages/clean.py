@@ -1,6 +1,6 @@
 """Mode `clean`: old runs, versions that no alias points at, and what killed commands left.
 
-What stays is decided here; how it is removed is in `tracking/trash.py`.
+What stays is decided here; how it is removed is in `store/maintenance/trash.py`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,43 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from genai_lifecycle import progress
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import Busy, TrackingUnavailable
-from genai_lifecycle.evaluation import ledger
-from genai_lifecycle.lock import only_run
-from genai_lifecycle.prompts import registry
-from genai_lifecycle.results import Cleaning, Disposal
-from genai_lifecycle.scratch import PREFIX
-from genai_lifecycle.tracking import inventory, model_registry, trash
-from genai_lifecycle.tracking.files_in_use import FilesInUse
-from genai_lifecycle.tracking.inventory import CLEANED_TAG, Model, Run, Version
-from genai_lifecycle.tracking.store import Store, absolute
+from genai_lifecycle.evaluation import answer_cache as ledger
+from genai_lifecycle.runtime import progress
+from genai_lifecycle.runtime.lock import only_run
+from genai_lifecycle.runtime.scratch import PREFIX
+from genai_lifecycle.store import model_registry
+from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store.maintenance import inventory, trash
+from genai_lifecycle.store.maintenance.files_in_use import FilesInUse
+from genai_lifecycle.store.maintenance.inventory import CLEANED_TAG, Model, Run, Version
+from genai_lifecycle.store.tracking_store import Store, absolute
+
+
+@dataclass(frozen=True)
+class Disposal:
+    """One thing that `clean` removes, or would remove."""
+
+    kind: str  # version | model | run | scratch
+    name: str
+    why: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What `clean` found, and what it removed (nothing without --apply)."""
+
+    disposals: tuple[Disposal, ...]
+    removed: int
+    kept: str  # a sentence about what stays, and why
+    note: str = ""  # what somebody else has to do
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(item.size_bytes for item in self.disposals)
+
 
 log = logging.getLogger(__name__)
 

@@ -6,19 +6,35 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from genai_lifecycle import packaging
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.conversion.precision import Conversion, Trial, convert_checkpoint, not_converted
-from genai_lifecycle.evaluation.cases import Case, load_cases, spread
-from genai_lifecycle.fingerprint import artifacts_sha256
-from genai_lifecycle.generation import Answer, greedy_answers, load_converted, load_text_model
-from genai_lifecycle.model_source import ModelSource
-from genai_lifecycle.results import DeploymentResult, PromptRef
-from genai_lifecycle.scratch import scratch_folder
-from genai_lifecycle.tracking import model_registry, runs
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.evaluation.case_files import load_cases
+from genai_lifecycle.evaluation.cases import Case, spread
+from genai_lifecycle.models import packaging
+from genai_lifecycle.models.conversion.precision import Conversion, Trial, convert_checkpoint, not_converted
+from genai_lifecycle.models.fingerprint import artifacts_sha256
+from genai_lifecycle.models.generation import Answer, greedy_answers, load_converted, load_text_model
+from genai_lifecycle.models.source import ModelSource
+from genai_lifecycle.runtime.scratch import scratch_folder
+from genai_lifecycle.store import model_registry, runs
+from genai_lifecycle.store.prompt_registry import PromptRef
+from genai_lifecycle.store.tracking_store import Store
+
+
+@dataclass(frozen=True)
+class DeploymentResult:
+    """A new model version with the alias `candidate`."""
+
+    name: str
+    version: str
+    model_id: str
+    run_id: str
+    prompt: PromptRef
+    weights_sha256: str
+    compute_s: float
+
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,9 @@ import platform
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from genai_lifecycle import machine
-from genai_lifecycle.commands import mode_command
 from genai_lifecycle.config import (
     CHECKOUT,
     FEEDBACK_FILE,
@@ -20,9 +19,21 @@ from genai_lifecycle.config import (
     E2EConfig,
 )
 from genai_lifecycle.errors import LifecycleError
-from genai_lifecycle.results import Finding
-from genai_lifecycle.storage.address import S3Root, is_s3
-from genai_lifecycle.tracking.address import sqlite_file, without_password
+from genai_lifecycle.runtime import machine
+from genai_lifecycle.runtime.addresses import sqlite_file, without_password
+from genai_lifecycle.runtime.s3_address import S3Root, is_s3
+from genai_lifecycle.serving.commands import mode_command
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table."""
+
+    what: str
+    state: str  # ok | warning | problem
+    detail: str
+    next_step: str = ""
+
 
 PYTHON = "3.11"  # what the requirements were resolved for
 LITTLE_BYTES, ENOUGH_BYTES = 200_000_000, 2_000_000_000  # a run cannot start below; a few runs need the other
@@ -108,7 +119,7 @@ def _space(config: E2EConfig) -> Iterator[Finding]:
 
 
 def _ports(config: E2EConfig) -> Iterator[Finding]:
-    from genai_lifecycle.processes import is_port_taken
+    from genai_lifecycle.serving.processes import is_port_taken
 
     for port, what, flag in ((LOCAL_SERVER_PORT, "MLflow", "ui"), (SERVER_PORT, "the server", "serve")):
         if not is_port_taken("127.0.0.1", port):
@@ -122,8 +133,8 @@ def _ports(config: E2EConfig) -> Iterator[Finding]:
 
 def _is_ours(port: int) -> bool:
     """Whether what listens is what belongs there."""
-    from genai_lifecycle.processes import ask
-    from genai_lifecycle.tracking.store import probe
+    from genai_lifecycle.serving.processes import ask
+    from genai_lifecycle.store.tracking_store import probe
 
     if port == LOCAL_SERVER_PORT:
         return probe(f"http://127.0.0.1:{port}") == "mlflow"
@@ -166,7 +177,7 @@ def _artifact_store(config: E2EConfig) -> Iterator[Finding]:
 
 def _try_s3(address: str, config: E2EConfig) -> None:
     """Raises StorageFailed: no keys, no bucket, no answer, ... Makes nothing."""
-    from genai_lifecycle.storage.preflight import open_root
+    from genai_lifecycle.store.s3.preflight import open_root
 
     root = S3Root.parse(address)
     open_root(root, config.s3_endpoint_url, config.s3_access_key, config.s3_secret_key, writes=False)
@@ -176,7 +187,7 @@ def _try_s3(address: str, config: E2EConfig) -> None:
 
 
 def _tracking_store(config: E2EConfig) -> Iterator[Finding]:
-    from genai_lifecycle.tracking.store import choose
+    from genai_lifecycle.store.tracking_store import choose
 
     uri, _, description = choose(config)
     if uri.startswith("sqlite:///"):
@@ -186,7 +197,7 @@ def _tracking_store(config: E2EConfig) -> Iterator[Finding]:
             return
     else:
         if not uri.startswith("http"):
-            from genai_lifecycle.tracking.postgresql import check
+            from genai_lifecycle.store.postgresql import check
 
             check(uri)
         yield Finding("tracking store", "ok", f"{without_password(uri)} answers")
@@ -218,7 +229,7 @@ def _database_file(config: E2EConfig) -> Path:
 
 
 def _contents(config: E2EConfig, uri: str) -> Iterator[Finding]:
-    from genai_lifecycle.tracking import inventory
+    from genai_lifecycle.store.maintenance import inventory
 
     inventory.look_at(uri)
     found = {item.experiment_id: item for item in inventory.experiments()}
@@ -254,7 +265,7 @@ def _dead_runs(config: E2EConfig, runs) -> Iterator[Finding]:
 
 def _experiments(config: E2EConfig, experiments) -> Iterator[Finding]:
     """Folders of experiments with runs that are not there any more."""
-    from genai_lifecycle.tracking import inventory
+    from genai_lifecycle.store.maintenance import inventory
 
     gone = [item for item in experiments if (folder := inventory.local_folder(item.location)) and not folder.is_dir()]
     for item in gone:
@@ -268,8 +279,8 @@ def _experiments(config: E2EConfig, experiments) -> Iterator[Finding]:
 
 def _versions(config: E2EConfig, can_look: bool) -> Iterator[Finding]:
     """Every version has its files; without them an alias is a problem, a version that nobody is sent to a warning."""
-    from genai_lifecycle.tracking import inventory
-    from genai_lifecycle.tracking.locations import has_model
+    from genai_lifecycle.store.maintenance import inventory
+    from genai_lifecycle.store.maintenance.locations import has_model
 
     versions = inventory.versions(config.registered_model_name)
     whole = 0

@@ -7,28 +7,32 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
-from genai_lifecycle import progress
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import CasesInvalid, ConfigError, NotFound
 from genai_lifecycle.evaluation import judges, report
+from genai_lifecycle.evaluation.answer_cache import Kept, Ledger
 from genai_lifecycle.evaluation.answering import answered_batches
 from genai_lifecycle.evaluation.case_files import CaseFile, read_case_file
 from genai_lifecycle.evaluation.cases import Case, cases_sha256
-from genai_lifecycle.evaluation.gate import Evidence, load_policy
-from genai_lifecycle.evaluation.ledger import Kept, Ledger
+from genai_lifecycle.evaluation.evidence import Evidence, write_scores
+from genai_lifecycle.evaluation.gate import Decision, load_policy
+from genai_lifecycle.evaluation.results import Evaluated, EvaluationReport
 from genai_lifecycle.evaluation.scoring import evidence_of, metrics_of, row_of, table_of
-from genai_lifecycle.evaluation.statistics import mean_interval, verdict
-from genai_lifecycle.generation import variables_of
-from genai_lifecycle.prompts import promotion, registry
+from genai_lifecycle.evaluation.statistics import Verdict, mean_interval, verdict
+from genai_lifecycle.models.generation import cached_answers, variables_of
+from genai_lifecycle.prompts import promotion
 from genai_lifecycle.prompts.references import look_up
-from genai_lifecycle.results import Decision, Evaluated, EvaluationReport, PromptRef, Verdict
-from genai_lifecycle.scratch import scratch_folder
-from genai_lifecycle.tracking import evaluations, model_registry, runs, traces
-from genai_lifecycle.tracking.evaluations import Assessed
-from genai_lifecycle.tracking.model_registry import ModelVersion
-from genai_lifecycle.tracking.store import Store, in_experiment
+from genai_lifecycle.runtime import progress
+from genai_lifecycle.runtime.scratch import scratch_folder
+from genai_lifecycle.store import evaluations, model_registry, runs, traces
+from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store.evaluations import Assessed
+from genai_lifecycle.store.model_registry import ModelVersion
+from genai_lifecycle.store.prompt_registry import PromptRef
+from genai_lifecycle.store.tracking_store import Store, in_experiment
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +205,7 @@ def _evaluate(
         metrics = metrics_of(kept, evidence)
         runs.log_results(_params(config, item, found), metrics | _judged(assessed))
         with scratch_folder(config.staging_dir, "scores") as folder:
-            evaluations.write_scores(folder, evidence)
+            write_scores(folder, evidence)
             runs.log_folder(folder)
     intervals = {name: mean_interval(values, config.seed) for name, values in evidence.scores.items()}
     evaluated = Evaluated(item.label, item.prompt, item.version.version, run_id, place.experiment_name, metrics,
@@ -221,7 +225,8 @@ def _answers(
 ) -> list[Kept]:  # fmt: skip
     """Every case's answer; each batch's traces are written as it is there."""
     found: list[Kept] = []
-    for batch in answered_batches(text_model, item.prompt.template, cases, config.max_new_tokens, ledger):
+    answer = partial(cached_answers, text_model, item.prompt.template, max_new_tokens=config.max_new_tokens)
+    for batch in answered_batches(cases, ledger, answer):
         clock.compute_s += batch.compute_s
         clock.reused += batch.reused
         with clock.of("mlflow_s"):

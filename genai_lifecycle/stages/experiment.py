@@ -6,28 +6,32 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from genai_lifecycle import progress
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.evaluation import judges, report
-from genai_lifecycle.evaluation.cases import Case, cases_sha256, load_cases
-from genai_lifecycle.evaluation.gate import Evidence, load_policy
+from genai_lifecycle.evaluation.answering import BATCH
+from genai_lifecycle.evaluation.case_files import load_cases
+from genai_lifecycle.evaluation.cases import Case, cases_sha256
+from genai_lifecycle.evaluation.evidence import Evidence
+from genai_lifecycle.evaluation.gate import load_policy
+from genai_lifecycle.evaluation.results import ExperimentResult, TemplateScore
 from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE, repetition, succeeded
 from genai_lifecycle.evaluation.statistics import mean_interval, verdict
-from genai_lifecycle.generation import (
-    BATCH,
+from genai_lifecycle.models.generation import (
     CaseAnswer,
     TextModel,
     answer_cases,
     compute_seconds,
     load_text_model,
 )
-from genai_lifecycle.model_source import ModelSource
-from genai_lifecycle.prompts import promotion, registry
+from genai_lifecycle.models.source import ModelSource
+from genai_lifecycle.prompts import promotion
 from genai_lifecycle.prompts.templates import TEMPLATES
-from genai_lifecycle.results import ExperimentResult, PromptRef, TemplateScore
-from genai_lifecycle.scratch import scratch_folder
-from genai_lifecycle.tracking import evaluations, runs, traces
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.runtime import progress
+from genai_lifecycle.runtime.scratch import scratch_folder
+from genai_lifecycle.store import evaluations, runs, traces
+from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store.prompt_registry import PromptRef
+from genai_lifecycle.store.tracking_store import Store
 
 log = logging.getLogger(__name__)
 

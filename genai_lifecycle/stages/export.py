@@ -9,19 +9,36 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genai_lifecycle import bundle, mlmodel, packaging, places
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import BundleError, ExportDeclined
-from genai_lifecycle.fingerprint import artifacts_sha256, file_sha256
-from genai_lifecycle.model_source import weights_sha256
-from genai_lifecycle.results import ExportResult
-from genai_lifecycle.scratch import scratch_folder
-from genai_lifecycle.tracking import model_registry
-from genai_lifecycle.tracking.model_registry import ModelVersion
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.models import bundle, bundle_place, mlmodel, packaging
+from genai_lifecycle.models.fingerprint import artifacts_sha256, file_sha256
+from genai_lifecycle.models.source import weights_sha256
+from genai_lifecycle.runtime.scratch import scratch_folder
+from genai_lifecycle.store import model_registry
+from genai_lifecycle.store.model_registry import ModelVersion
+from genai_lifecycle.store.tracking_store import Store
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A bundle, as its manifest describes it."""
+
+    folder: str
+    name: str
+    version: str
+    alias: str | None  # by which the version was found
+    image: str  # name:version that build.sh gives the image
+    engine: str
+    precision: str
+    weights_sha256: str
+    files: int  # without the manifest itself
+    size_bytes: int
+
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +66,7 @@ def export_model(config: E2EConfig, store: Store) -> ExportResult:
         BundleError: it must not be exported, or cannot be written where it shall be.
     """
     version, alias = model_registry.named(config.registered_model_name, config.model_uri)
-    places.require_bundle_place(config)
+    bundle_place.require_bundle_place(config)
     log.info("Exporting %s version %s.", version.name, version.version)
     with bundle.told_as_bundle_errors(config.staging_dir), scratch_folder(config.staging_dir, "export") as scratch:
         with _s3_environment(config):
@@ -59,7 +76,7 @@ def export_model(config: E2EConfig, store: Store) -> ExportResult:
         identity = _identity(model, version, alias) | {"changed_from_registry": _forget_the_machine(model, version)}
         manifest = bundle.write(
             model, config.output_dir, identity,
-            overwrite=config.overwrite, keep=places.kept(config), wheels=config.wheels,
+            overwrite=config.overwrite, keep=bundle_place.kept(config), wheels=config.wheels,
         )  # fmt: skip
     return _result(config.output_dir.resolve(), manifest)
 

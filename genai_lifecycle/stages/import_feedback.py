@@ -12,23 +12,40 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from genai_lifecycle import progress
 from genai_lifecycle.config import FEEDBACK_FILE, FORMER_FEEDBACK_FILE, E2EConfig
 from genai_lifecycle.errors import StorageFailed, TrackingUnavailable
-from genai_lifecycle.lock import only_run
 from genai_lifecycle.monitoring import feedback_cases
 from genai_lifecycle.monitoring.feedback_cases import CasesFound
 from genai_lifecycle.monitoring.feedback_ledger import Entry, LedgerContent, read_ledger
-from genai_lifecycle.monitoring.whole_file import write_whole
-from genai_lifecycle.results import FeedbackImport
-from genai_lifecycle.tracking import served
-from genai_lifecycle.tracking.served import ServedRequest, StoredFeedback
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.runtime import progress
+from genai_lifecycle.runtime.atomic_write import write_whole
+from genai_lifecycle.runtime.lock import only_run
+from genai_lifecycle.store import served
+from genai_lifecycle.store.served import ServedRequest, StoredFeedback
+from genai_lifecycle.store.tracking_store import Store
+
+
+@dataclass(frozen=True)
+class FeedbackImport:
+    """What `--mode import-feedback` did with a server's ledger."""
+
+    ledger: str
+    entries: int
+    imported: int
+    before: int  # were on their trace already
+    without_trace: tuple[str, ...]  # request ids
+    unreadable: tuple[str, ...]  # sentences
+    is_half_written: bool  # the last line: it is left for next time
+    cases_file: str | None = None  # None: no cases were asked for, or there were none
+    cases: int = 0
+    cases_left_out: Mapping[str, int] = field(default_factory=dict)  # why -> how many
+    refused: tuple[str, ...] = ()  # request ids of what MLflow does not take
+
 
 log = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from genai_lifecycle import progress
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.monitoring import measures, report
 from genai_lifecycle.monitoring.drift import Sample, find_drift
 from genai_lifecycle.monitoring.records import Answer, Group, Request, answer_of, request_of
+from genai_lifecycle.monitoring.report import MonitorReport
 from genai_lifecycle.monitoring.rules import Rules, load_rules
-from genai_lifecycle.monitoring.whole_file import write_whole
-from genai_lifecycle.results import MonitorReport
-from genai_lifecycle.scratch import scratch_folder
-from genai_lifecycle.tracking import runs, served
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.runtime import progress
+from genai_lifecycle.runtime.atomic_write import write_whole
+from genai_lifecycle.runtime.scratch import scratch_folder
+from genai_lifecycle.store import runs, served
+from genai_lifecycle.store.tracking_store import Store
 
 STAGE = "monitor"
 MOST_REQUESTS = 200_000  # about 60 MB; of more, the newest are taken

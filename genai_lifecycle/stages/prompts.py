@@ -13,11 +13,25 @@ from dataclasses import dataclass, field, replace
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, GateRefused, NotFound
-from genai_lifecycle.prompts import promotion, registry
+from genai_lifecycle.evaluation.gate import Decision
+from genai_lifecycle.prompts import promotion
 from genai_lifecycle.prompts.promotion import Gate
-from genai_lifecycle.prompts.registry import PREVIOUS, PRODUCTION
 from genai_lifecycle.prompts.variables import require_sound
-from genai_lifecycle.results import Decision, PromptsResult, StoredPrompt, StoredVersion
+from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store.prompt_registry import PREVIOUS, PRODUCTION, StoredPrompt, StoredVersion
+
+
+@dataclass(frozen=True)
+class PromptsResult:
+    """What `--mode prompts` did or found."""
+
+    action: str
+    message: str = ""  # what was done, in one sentence; empty for what only reads
+    prompts: tuple[StoredPrompt, ...] = ()
+    versions: tuple[StoredVersion, ...] = ()
+    diff: str = ""  # unified
+    decision: Decision | None = None  # of the gate, where `production` was to move
+
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # MLflow's characters
 _ALIAS = re.compile(r"(?!latest$|[vV]\d+$)[\w.-]{1,128}")  # MLflow keeps `latest` and v1, v2, … for itself

@@ -5,15 +5,28 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, NotFound
-from genai_lifecycle.results import MovedColumn, Relocation
-from genai_lifecycle.storage.address import S3Root, is_s3
-from genai_lifecycle.tracking import locations
-from genai_lifecycle.tracking.locations import Prefix
-from genai_lifecycle.tracking.store_lock import only_run_on
+from genai_lifecycle.runtime.s3_address import S3Root, is_s3
+from genai_lifecycle.store.maintenance import locations
+from genai_lifecycle.store.maintenance.locations import MovedColumn, Prefix
+from genai_lifecycle.store.store_lock import only_run_on
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """What `relocate` found, and what it changed (nothing without --apply)."""
+
+    old: str
+    new: str
+    columns: tuple[MovedColumn, ...]
+    changed: int  # addresses
+    backup: str | None  # the copy of the database from before
+    missing: tuple[str, ...]  # models that are not at the new place; only with --allow-missing
+
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +112,7 @@ def _s3_address(place: str) -> str:
 def _require_place(config: E2EConfig, new: str) -> None:
     """Raises NotFound for a folder that is not there, StorageFailed for a store that does not work."""
     if is_s3(new):
-        from genai_lifecycle.storage.preflight import open_root
+        from genai_lifecycle.store.s3.preflight import open_root
 
         open_root(S3Root.parse(new), config.s3_endpoint_url, config.s3_access_key, config.s3_secret_key, writes=False)
     elif not Path(new).is_dir():

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.prompts import promotion, registry
-from genai_lifecycle.results import RollbackResult
-from genai_lifecycle.tracking import model_registry
+from genai_lifecycle.prompts import promotion
+from genai_lifecycle.store import model_registry
+from genai_lifecycle.store import prompt_registry as registry
+
+
+@dataclass(frozen=True)
+class RollbackResult:
+    """Which version is in use again, and which one it took the place of."""
+
+    name: str
+    alias: str  # champion | production
+    version: str
+    replaced: str
 
 
 def roll_back(config: E2EConfig) -> tuple[RollbackResult, ...]:

@@ -7,11 +7,13 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from genai_lifecycle.commands import mlflow, mode_command, server
 from genai_lifecycle.config import CHECKOUT, FEEDBACK_FILE, PROGRAM, SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import PortTaken
-from genai_lifecycle.processes import (
+from genai_lifecycle.runtime.addresses import without_password
+from genai_lifecycle.serving.commands import mlflow, mode_command, server
+from genai_lifecycle.serving.processes import (
     ServerProcess,
     ask,
     is_port_taken,
@@ -20,11 +22,20 @@ from genai_lifecycle.processes import (
     url_from_here,
     wait_until_ready,
 )
-from genai_lifecycle.results import ServePlan
-from genai_lifecycle.supervisor import supervise
-from genai_lifecycle.tracking import model_registry
-from genai_lifecycle.tracking.address import without_password
-from genai_lifecycle.tracking.store import Store
+from genai_lifecycle.serving.supervisor import supervise
+from genai_lifecycle.store import model_registry
+from genai_lifecycle.store.tracking_store import Store
+
+
+@dataclass(frozen=True)
+class ServePlan:
+    """How to serve a version: commands to type, in words of this machine."""
+
+    model_uri: str
+    commands: tuple[tuple[str, str], ...]  # (what it is for, command)
+    url: str  # of our server
+    hint: str = ""  # what keeps it from starting
+
 
 SERVER = CHECKOUT / "fastapi_server.py"
 READY_TIMEOUT_S = 600.0  # loading a model of a few hundred million parameters and answering its golden prompts

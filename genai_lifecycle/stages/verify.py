@@ -1,200 +1,172 @@
-"""Stage `verify` (mode `test`): a fresh process loads the candidate; only a version that passes becomes champion."""
+"""Stage `compare` (mode `verify`): a running server beside the registry. Changes nothing on either side."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.errors import GateRefused, VerificationFailed
-from genai_lifecycle.evaluation.cases import Case, cases_sha256, load_cases
-from genai_lifecycle.evaluation.gate import ANSWERED, Evidence, decide, load_policy
-from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE, answered
-from genai_lifecycle.results import Check, Decision, VerificationReport
-from genai_lifecycle.scratch import scratch_folder
-from genai_lifecycle.tracking import evaluations, model_registry, runs
-from genai_lifecycle.tracking.model_registry import ModelVersion
-from genai_lifecycle.tracking.store import Store
-from genai_lifecycle.verification.checks import all_checks
+from genai_lifecycle.errors import ConfigError, NotFound
+from genai_lifecycle.models.acceptance.checks import Check
+from genai_lifecycle.runtime.scratch import scratch_folder
+from genai_lifecycle.serving.client import RunningServer
+from genai_lifecycle.store import model_registry
+from genai_lifecycle.store.model_registry import ModelVersion
+
+
+@dataclass(frozen=True)
+class ServerComparison:
+    """A running server beside the registry; a check that did not pass is a difference."""
+
+    url: str
+    model_uri: str  # the version that should answer
+    alias: str | None  # by which it was found
+    checks: tuple[Check, ...]
+
+    @property
+    def differences(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
 
 log = logging.getLogger(__name__)
 
-PROBE = Path(__file__).parent.parent / "verification" / "probe.py"
-PROBE_TIMEOUT_S = 900  # loading and answering with a model of a few hundred million parameters
-RESULT_TAG, RUN_TAG = "lifecycle.test", "lifecycle.test_run"
+GOLDEN, CONVERSION = "artifacts/golden.json", "artifacts/ir/conversion.json"
 
 
-def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
-    """Test the version that has the alias `candidate`, and promote it when every check passes and the gate lets it.
+@dataclass(frozen=True)
+class Registered:
+    """What the registry says of the version that should answer."""
+
+    version: ModelVersion
+    alias: str | None  # by which it was found
+    aliases: Mapping[str, str | None]  # alias that the server names -> version that has it now
+    golden: Sequence[Mapping[str, Any]]
+    conversion: Mapping[str, Any]
+
+
+def compare_server(config: E2EConfig, key: str = "") -> ServerComparison:
+    """Compare the server at `config.url` with the version that `config` names (the champion).
+
+    Args:
+        key: one of the server's keys; "" for a server without.
 
     Raises:
-        NotFound: nothing was deployed yet.
-        VerificationFailed: a check failed; no alias moved, and the report is an artifact of the test's run.
-        GateRefused: it works, but gate.yaml asks for more; no alias moved.
+        ConfigError: no address was given.
+        NotFound: no such version or alias, or its files are gone.
+        ServerFailed: nobody answers there, a key is missing, or it is no server of ours.
     """
-    policy = load_policy(config.gate, "model")
-    candidate = model_registry.candidate(config.registered_model_name)
-    cases = load_cases(config.cases)
-    measured = runs.measured(store, candidate.tags, cases_sha256(cases))
-    log.info("Testing version %s in a process of its own.", candidate.version)
-    with (
-        scratch_folder(config.staging_dir, "test") as folder,
-        runs.run("test", "test", tags={"lifecycle.version": candidate.version}) as run_id,
-    ):
-        observed = _observe(folder, candidate, store, cases)
-        checks = (
-            all_checks(observed, cases, measured.get("token_f1"), candidate.tags["weights_sha256"])
-            if observed.get("forms")
-            else [_did_not_run(observed)]
-        )
-        evidence = _evidence(candidate, observed, cases)
-        _log_report(folder, candidate, checks, observed, evidence)
-        _require_passed(candidate, checks, run_id)
-        former = _champions_evidence(folder, candidate, store, cases)
-    decision = decide(policy, evidence, former, seed=config.seed, override=config.override_gate)
-    return _promote(candidate, checks, run_id, observed, decision)
+    if not config.url:
+        raise ConfigError("--mode verify needs a running server.", hint="Name it with --url http://HOST:PORT")
+    version, alias = model_registry.named(config.registered_model_name, config.model_uri)
+    with RunningServer(config.url, key) as server:
+        told = server.info()
+        registered = _registered(config, version, alias, told["model_alias"])
+        checks = identity_checks(told, registered)
+        log.info("Asking %d golden questions.", len(registered.golden))
+        answers = [server.token_ids(item["question"], item["max_new_tokens"]) for item in registered.golden]
+    checks.append(golden_check(answers, registered.golden, told["engine"].get("name")))
+    return ServerComparison(url=server.url, model_uri=version.uri, alias=alias, checks=tuple(checks))
 
 
-def _observe(folder: Path, candidate: ModelVersion, store: Store, cases: Sequence[Case]) -> dict[str, Any]:
-    """Run the probe in a process of its own, outside the checkout; {"error": ...} when it could not load."""
-    request, observed = folder / "request.json", folder / "observed.json"
-    (folder / "download").mkdir()
-    request.write_text(
-        json.dumps(
-            {
-                "model_uri": f"models:/{candidate.name}/{candidate.version}",
-                "download_dir": str(folder / "download"),
-                "questions": [case.question for case in cases],
-            }
-        )
-    )
-    environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "MLFLOW_REGISTRY_URI": store.uri}
-    command = [sys.executable, "-I", str(PROBE), str(request), str(observed)]
+def _registered(config: E2EConfig, version: ModelVersion, alias: str | None, its_alias: str | None) -> Registered:
+    """With the two files that are needed; the weights stay where they are."""
+    with scratch_folder(config.staging_dir, "verify") as scratch:
+        golden, conversion = (_read(version, scratch, path) for path in (GOLDEN, CONVERSION))
+    now = model_registry.by_alias(version.name, its_alias) if its_alias else None
+    aliases = {its_alias: now.version if now else None} if its_alias else {}
+    return Registered(version, alias, aliases, golden, conversion)
+
+
+def _read(version: ModelVersion, folder: Path, path: str) -> Any:
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer within {PROBE_TIMEOUT_S} s"}
-    log.debug("probe: %s", done.stderr)
-    if done.returncode != 0 or not observed.exists():
-        return {"error": (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]}
-    return json.loads(observed.read_text("utf-8"))
+        return json.loads(model_registry.download(version, folder, path).read_text("utf-8"))
+    except ValueError as exc:
+        raise NotFound(
+            f"{path} of {version.uri} is damaged.", hint="Run --mode deploy and --mode test, or name another version."
+        ) from exc
 
 
-def _did_not_run(observed: dict[str, Any]) -> Check:
-    return Check("runs in a fresh process", False, str(observed.get("error")))
+# --- what is compared -----------------------------------------------------------------------------
 
 
-def _log_report(
-    folder: Path, candidate: ModelVersion, checks: Sequence[Check], observed: dict[str, Any], evidence: Evidence | None
-) -> None:
-    report = folder / "report"
-    report.mkdir()
-    passed = sum(check.passed for check in checks)
-    lines = [
-        f"# Test of {candidate.name} version {candidate.version}",
-        "",
-        f"{passed} of {len(checks)} checks passed.",
-        "",
+def identity_checks(told: Mapping[str, Any], registered: Registered) -> list[Check]:
+    """What the server says of itself (GET /model/info), line by line."""
+    version, tags = registered.version, registered.version.tags
+    return [
+        _same("model", told["model"], version.name, "its name is"),
+        _version(told, registered),
+        _alias(told, registered),
+        _same("weights", told["weights_sha256"], tags.get("weights_sha256"), "their sha256 is", shown=12),
+        _same("prompt", told["prompt"], tags.get("prompt"), "it asks with"),
+        _same("run", told["run_id"], tags.get("run_id"), "it comes from"),
+        *_engine(told["engine"], registered.conversion),
     ]
-    lines += ["| check | result | detail |", "|---|---|---|"]
-    lines += [f"| {c.name} | {'passed' if c.passed else 'FAILED'} | {c.detail} |" for c in checks]
-    (report / "test_report.md").write_text("\n".join(lines) + "\n", "utf-8")
-    (report / "test_report.json").write_text(json.dumps([asdict(check) for check in checks], indent=2), "utf-8")
-    if evidence is not None:
-        evaluations.write_scores(report, evidence)
-    runs.log_folder(report)
-    latencies = {"load_s": observed["load_s"], "probe_compute_s": observed["compute_s"]} if "load_s" in observed else {}
-    rates = {"answered_rate": fmean(evidence.scores[ANSWERED])} if evidence is not None else {}
-    metrics = {"checks_passed": passed, "checks": len(checks)} | latencies | rates
-    runs.log_results({"version": candidate.version}, metrics)
 
 
-def _require_passed(candidate: ModelVersion, checks: Sequence[Check], run_id: str) -> None:
-    """The result is a tag of the version either way."""
-    failed = [check for check in checks if not check.passed]
-    model_registry.tag_version(
-        candidate.name, candidate.version, {RESULT_TAG: "failed" if failed else "passed", RUN_TAG: run_id}
+def _same(name: str, found: str | None, wanted: str | None, says: str, shown: int | None = None) -> Check:
+    """`shown`: characters of a long value that a person needs to see."""
+    if found == wanted:
+        return Check(name, True, str(found)[:shown])
+    given = f"{says} {found[:shown]}" if found else "the server does not say"
+    return Check(name, False, f"{given}; the registry has {str(wanted)[:shown]}")
+
+
+def _version(told: Mapping[str, Any], registered: Registered) -> Check:
+    found, wanted = told["model_version"], registered.version.version
+    if found == wanted:
+        return Check("version", True, found)
+    which = f"{registered.alias} is version {wanted}" if registered.alias else f"version {wanted} was asked for"
+    if not found:
+        return Check("version", False, f"the server does not say, it was started on {told['model_uri']}; {which}")
+    return Check("version", False, f"version {found} answers; {which}")
+
+
+def _alias(told: Mapping[str, Any], registered: Registered) -> Check:
+    """Whether the alias that the server was started with (or exported by) still means the same version."""
+    alias, version = told["model_alias"], told["model_version"]
+    if not alias:
+        return Check("alias", True, "it was started by version, not by alias")
+    now = registered.aliases.get(alias)
+    if now == version:
+        return Check("alias", True, f"{alias} is version {now}")
+    means = f"{alias} is version {now} by now" if now else f"no version has the alias {alias} any more"
+    return Check("alias", False, f"it was started as {alias} when that was version {version}; {means}")
+
+
+def _engine(engine: Mapping[str, Any], conversion: Mapping[str, Any]) -> list[Check]:
+    wanted = "openvino" if conversion.get("converted") else "torch"
+    name = _same("engine", engine.get("name"), wanted, "it answers with")
+    if not name.passed and engine.get("reason"):
+        name = Check("engine", False, f"{name.detail} (it says: {engine['reason']})")
+    if wanted != "openvino" or engine.get("name") != wanted:
+        return [name]
+    return [name, _same("precision", engine.get("precision"), conversion.get("precision"), "its weights are")]
+
+
+def golden_check(answers: Sequence[Sequence[int]], golden: Sequence[Mapping[str, Any]], engine: str | None) -> Check:
+    """Token for token; an engine that has answers of its own on record is held to those.
+
+    Args:
+        answers: token ids, in the order of `golden`.
+        engine: the one that gave them.
+    """
+    recorded = [item.get(f"{engine}_token_ids", item["token_ids"]) for item in golden]
+    wrong = [index for index, (given, wanted) in enumerate(zip(answers, recorded, strict=True)) if given != wanted]
+    if not wrong:
+        return Check("golden answers", True, f"{len(golden)} of {len(golden)} token for token")
+    first = wrong[0]
+    token = _first_difference(answers[first], recorded[first])
+    return Check(
+        "golden answers",
+        False,
+        f"{len(wrong)} of {len(golden)} differ; the first is {golden[first]['question']!r}, from token {token + 1} on",
     )
-    if failed:
-        raise VerificationFailed(
-            f"Version {candidate.version} failed {len(failed)} of {len(checks)} checks: "
-            + "; ".join(f"{check.name} ({check.detail})" for check in failed[:3])
-            + ".",
-            hint=f"No alias was moved. The whole report is in run {run_id}, test_report.md.",
-        )
 
 
-# --- the gate -------------------------------------------------------------------------------------
-
-
-def _evidence(version: ModelVersion, observed: Mapping[str, Any], cases: Sequence[Case]) -> Evidence | None:
-    """The scores of each case; None when the version did not answer them."""
-    answers = observed.get("cases", ())
-    if len(answers) != len(cases):
-        return None
-    texts = [answer["answer"] for answer in answers]
-    scores = {
-        name: tuple(score(text, case.reference) for text, case in zip(texts, cases, strict=True))
-        for name, score in AGAINST_REFERENCE.items()
-    }
-    scores[ANSWERED] = tuple(
-        float(answered(answer["answer"], answer["finish_reason"], answer["token_ids"])) for answer in answers
-    )
-    latencies = tuple(item["seconds"] * 1000 for item in observed["golden"])  # each asked alone
-    return Evidence(f"version {version.version}", cases_sha256(cases), scores, latencies)
-
-
-def _champions_evidence(folder: Path, candidate: ModelVersion, store: Store, cases: Sequence[Case]) -> Evidence | None:
-    """What the champion's own test found out; it answers again where that was over other cases. None without one."""
-    champion = model_registry.by_alias(candidate.name, model_registry.CHAMPION)
-    if champion is None or champion.version == candidate.version:
-        return None
-    kept = evaluations.read_scores(champion.tags[RUN_TAG]) if RUN_TAG in champion.tags else None
-    if kept is not None and kept.cases_sha256 == cases_sha256(cases):
-        return kept
-    log.info("The champion, version %s, answers the same cases.", champion.version)
-    (folder / "champion").mkdir()
-    found = _evidence(champion, _observe(folder / "champion", champion, store, cases), cases)
-    if found is None:  # a champion that does not work must not keep out one that does
-        log.warning("The champion, version %s, does not answer; it is not compared with.", champion.version)
-    return found
-
-
-def _promote(
-    candidate: ModelVersion, checks: Sequence[Check], run_id: str, observed: dict[str, Any], decision: Decision
-) -> VerificationReport:
-    """Record what the gate said, then move the aliases, or leave them and raise."""
-    model_registry.tag_version(candidate.name, candidate.version, decision.tags())
-    evaluations.attach_decision(run_id, {"subject": f"version {candidate.version}", **asdict(decision)})
-    if not decision.allowed:
-        raise GateRefused(
-            f"Version {candidate.version} works, but the gate refused it: {'; '.join(decision.reasons)}.",
-            hint="No alias was moved. gate.yaml says what is asked. Under another --registered-model-name a version is "
-            "compared with no champion; --override-gate lets this one pass, on record.",
-        )
-    champion, previous = model_registry.promote(candidate)
-    return VerificationReport(
-        name=candidate.name,
-        version=candidate.version,
-        checks=tuple(checks),
-        champion=champion,
-        previous=previous,
-        compute_s=observed["compute_s"],
-        decision=decision,
-    )
+def _first_difference(one: Sequence[int], other: Sequence[int]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -26,7 +26,7 @@ from bundled_model.dataset import (
     write_cases,
 )
 from bundled_model.phrasings import normalised
-from genai_lifecycle.evaluation.cases import load_cases
+from genai_lifecycle.evaluation.case_files import load_cases
 
 
 @pytest.fixture(scope="module")

@@ -219,7 +219,7 @@ def test_the_lock_has_the_repositorys_versions():
 
 
 def test_the_lock_has_what_the_served_model_and_the_server_need():
-    from genai_lifecycle.packaging import ENGINE_REQUIREMENTS, REQUIREMENTS
+    from genai_lifecycle.models.packaging import ENGINE_REQUIREMENTS, REQUIREMENTS
 
     needed = {*REQUIREMENTS, *ENGINE_REQUIREMENTS["openvino"], *pins(REPO / "genai_server" / "requirements.txt")}
     assert needed - {"mlflow"} <= set(pins(PACKAGE / "requirements.lock"))
@@ -238,7 +238,7 @@ def test_the_lock_has_a_hash_for_every_package_and_none_that_serving_does_not_ne
 
 
 def test_the_description_is_that_of_the_server():
-    from genai_server.app import create_app
+    from genai_server.http.app import create_app
     from genai_server.settings import ServerSettings
 
     described = json.loads(text_of("openapi.json"))

@@ -10,9 +10,9 @@ from conftest import StandIn
 from fastapi.testclient import TestClient
 from mlflow.exceptions import MlflowException
 
-from genai_server.answerers import ThreadAnswerer
-from genai_server.app import create_app
-from genai_server.predictor import LoadedModel
+from genai_server.answering.answerers import ThreadAnswerer
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 KEY = "secret-key-1"

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from listening import listening
 
-from genai_server.app import create_app
-from genai_server.predictor import LoadedModel
-from genai_server.registry import load_from_mlflow
+from genai_server.answering.model_loader import load_from_mlflow
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "")

@@ -9,9 +9,9 @@ import pytest
 from conftest import StandIn
 from fastapi import FastAPI
 
-from genai_server.app import create_app
+from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import SettingsError
-from genai_server.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings, model_identity
 
 MANIFEST = {

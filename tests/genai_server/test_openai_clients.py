@@ -18,8 +18,8 @@ from listening import listening
 from mlflow.exceptions import MlflowException
 from tiny_model import LESSONS, rendered
 
-from genai_server.app import create_app
-from genai_server.predictor import LoadedModel
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 MODEL = "saved"  # a folder's last part is its name

@@ -12,11 +12,11 @@ import pytest
 from conftest import REPO, StandIn
 from fastapi.testclient import TestClient
 
-from genai_server.app import create_app
+from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import BadQuestion
-from genai_server.openai_schemas import ChatCompletionRequest, Message
-from genai_server.predictor import LoadedModel
-from genai_server.routes.openai import chat_question, finish_reason
+from genai_server.http.app import create_app
+from genai_server.http.routes.openai import chat_question, finish_reason
+from genai_server.http.schemas.openai import ChatCompletionRequest, Message
 from genai_server.settings import ServerSettings
 
 INFO = {"model": "m", "model_version": "3", "prompt": "qa/1"}

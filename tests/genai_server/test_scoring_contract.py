@@ -27,11 +27,11 @@ from mlflow.pyfunc.scoring_server import get_cmd
 from mlflow.types.schema import ParamSchema, ParamSpec
 from tiny_model import LESSONS
 
-from genai_server.answerers import Scoring
-from genai_server.app import create_app
-from genai_server.places import Places
-from genai_server.predictor import LoadedModel
-from genai_server.routes.scoring import _Scored
+from genai_server.answering.answerers import Scoring
+from genai_server.answering.places import Places
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http.app import create_app
+from genai_server.http.routes.scoring import _Scored
 from genai_server.settings import ServerSettings
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"

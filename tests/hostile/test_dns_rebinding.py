@@ -10,8 +10,8 @@ import pytest
 from conftest import StandIn
 from fastapi.testclient import TestClient
 
-from genai_server.app import create_app
-from genai_server.predictor import LoadedModel
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 INFO = {"model": "m", "model_version": "1", "prompt": ""}

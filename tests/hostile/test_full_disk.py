@@ -15,16 +15,16 @@ from fastapi.testclient import TestClient
 from small_disk import read_only, small_disk
 from stand_in_server import wait_until
 
-from genai_server import tracing
-from genai_server.app import create_app
-from genai_server.predictor import LoadedModel
-from genai_server.prompt_registry import StoredVersion
-from genai_server.prompts import Prompts
-from genai_server.serving import Asked
+from genai_server.answer_request import AnswerRequest
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http.app import create_app
+from genai_server.prompts.registry import StoredVersion
+from genai_server.prompts.selection import Prompts
 from genai_server.settings import ServerSettings
-from genai_server.trace_spool import Spool
-from genai_server.trace_writer import Writer
-from genai_server.tracing import Tracer
+from genai_server.tracing import tracer as tracing
+from genai_server.tracing.spool import Spool
+from genai_server.tracing.tracer import Tracer
+from genai_server.tracing.writer import Writer
 
 INFO = {"model": "tiny", "model_version": "7", "prompt": "qa/3"}
 SAID = {"request_id": "r-1", "comment": "a" * 3000}
@@ -83,7 +83,7 @@ def test_feedback_is_refused_while_the_disk_is_full_and_what_was_kept_is_whole(d
 
 
 def test_a_line_of_which_only_a_part_fits_is_taken_back(disk):
-    from genai_server.feedback_ledger import Ledger
+    from genai_server.feedback.ledger import Ledger
 
     ledger, count = Ledger(disk.folder / "feedback.jsonl"), 0
     with pytest.raises(OSError):
@@ -126,7 +126,7 @@ def test_what_finds_no_room_is_dropped_and_counted(disk, serve, monkeypatch):
 
 def record(request_id: str) -> dict:
     now_ns = time.time_ns()
-    asked = Asked({"question": "a" * 5000, "history": []}, {}, request_id, "ask")
+    asked = AnswerRequest({"question": "a" * 5000, "history": []}, {}, request_id, "ask")
     return Tracer(1.0, True)._record(asked, {"answer": "b"}, INFO, now_ns, now_ns + 10**6)
 
 

@@ -43,7 +43,7 @@ from genai_lifecycle.stages.prompts import PromptsWish, run_prompts
 run_prompts(PromptsWish({wish}), lambda: Gate(Policy(), lambda version: None))
 """
 MODEL_PROMOTE = """
-from genai_lifecycle.tracking import model_registry
+from genai_lifecycle.store import model_registry
 model_registry.promote(model_registry.candidate("qa"))
 """
 MODEL_ROLLBACK = """
@@ -53,7 +53,7 @@ roll_back(E2EConfig(registered_model_name="qa"))
 """
 SERVER = """
 import mlflow
-from genai_server.prompt_registry import PromptRegistry
+from genai_server.prompts.registry import PromptRegistry
 PromptRegistry(mlflow.get_tracking_uri()).{call}
 """
 COMMANDS = {

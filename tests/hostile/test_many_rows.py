@@ -7,11 +7,11 @@ import threading
 import pytest
 from fastapi.testclient import TestClient
 
-from genai_server.answerers import ThreadAnswerer
-from genai_server.app import create_app
+from genai_server.answering.answerers import ThreadAnswerer
+from genai_server.answering.places import Places
+from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import Overloaded, TooLarge
-from genai_server.places import Places
-from genai_server.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 INFO = {

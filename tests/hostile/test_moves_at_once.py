@@ -11,14 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import forked
 import mlflow
 import pytest
 
-from genai_lifecycle.tracking import alias_moves, lease
-from genai_lifecycle.tracking.alias_moves import MoveRefused
+from genai_server.registry import alias_moves, lease
+from genai_server.registry.alias_moves import MoveRefused
 
 LIVE, PREVIOUS = "production", "previous"
 
@@ -164,13 +163,14 @@ def test_one_of_two_is_killed_anywhere(hurried):
 # --- real processes on a real registry ------------------------------------------------------------
 
 ORCHESTRATOR = """
-from genai_lifecycle.prompts import promotion, registry
+from genai_lifecycle.prompts import promotion
+from genai_lifecycle.store import prompt_registry as registry
 for number in range(8):
     promotion.move(registry.require("qa"), 3 + number % 2, "gate")
 """
 SERVER = """
 from genai_server.errors import Conflict
-from genai_server.prompt_registry import PromptRegistry
+from genai_server.prompts.registry import PromptRegistry
 moved = 0
 while moved < 4:
     try:
@@ -210,9 +210,3 @@ def test_an_orchestrator_and_a_server_at_once(tmp_path):
 def aliases(uri: str) -> dict[str, int]:
     found = mlflow.MlflowClient(uri, uri).search_registered_models("tags.`mlflow.prompt.is_prompt` = 'true'")[0]
     return {alias: int(version) for alias, version in found.aliases.items()}
-
-
-def test_the_server_and_the_orchestrator_have_the_same_rule():
-    for name in ("lease.py", "alias_moves.py"):
-        ours, theirs = (Path(folder) / name for folder in ("genai_lifecycle/tracking", "genai_server"))
-        assert ours.read_bytes() == theirs.read_bytes(), f"cp {ours} {theirs}"

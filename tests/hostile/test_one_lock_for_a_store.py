@@ -17,12 +17,12 @@ from cli_process import run_cli
 from conftest import free_port, make_cases
 
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.tracking.store import open_store
+from genai_lifecycle.store.tracking_store import open_store
 
 HOLD = """
 import sys, time
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.pipeline import MLflow3E2ELifecycle
+from genai_lifecycle.lifecycle import MLflow3E2ELifecycle
 lifecycle = MLflow3E2ELifecycle(E2EConfig.from_env({"tracking_uri": sys.argv[1], "data_dir": sys.argv[2]}))
 with lifecycle._alone():  # as every stage that writes does
     print("held", flush=True)

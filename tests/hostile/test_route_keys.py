@@ -17,8 +17,8 @@ from fastapi.testclient import TestClient
 from stand_in_server import wait_until
 from starlette.routing import Mount
 
-from genai_server.app import create_app
-from genai_server.registry import load_from_mlflow
+from genai_server.answering.model_loader import load_from_mlflow
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 CALLER, ADMIN, SECRET = "callers-key-1", "admins-key-1", "the-webhooks-secret"

@@ -47,7 +47,7 @@ def test_twice_leaves_the_new_champions_bundle_and_asks_for_no_flag(life):
 def test_the_same_command_works_after_a_kill_in_the_middle_of_the_export(life):
     """Every other moment is in tests/genai_lifecycle/test_bundle.py."""
     before = life.exported()
-    done = life.run(killed_at=("genai_lifecycle.bundle._put_in_place", 1))
+    done = life.run(killed_at=("genai_lifecycle.models.bundle._put_in_place", 1))
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(list(life.bundle.parent.iterdir())) == 2, "the bundle, and what the kill left"
     assert life.exported() == before

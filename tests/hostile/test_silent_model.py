@@ -40,7 +40,7 @@ class Life:
         return f"sqlite:///{self.base / 'mlflow.db'}"
 
     def version(self, alias: str):
-        from genai_lifecycle.tracking import model_registry
+        from genai_lifecycle.store import model_registry
 
         self.connect()
         return model_registry.by_alias(NAME, alias)
@@ -77,7 +77,7 @@ def test_whoever_wants_them_says_so_and_it_stays_on_record(silent):
     assert "Gate: refused (overridden): 0 of 3 questions got an answer" in done.stdout
     tags = silent.version("champion").tags
     assert (tags["gate.decision"], tags["gate.forced"]) == ("refused", "true")
-    verdict = silent.connect().artifacts.load_dict(f"runs:/{tags['lifecycle.test_run']}/verdict.json")
+    verdict = silent.connect().artifacts.load_dict(f"runs:/{tags['lifecycle.test_run']}/decision.json")
     assert (verdict["allowed"], verdict["passed"], verdict["forced"]) == (True, False, True)
 
 

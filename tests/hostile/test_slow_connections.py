@@ -9,9 +9,9 @@ import time
 import pytest
 from conftest import StandIn
 
-from genai_server import limits, protocol
-from genai_server.app import create_app
-from genai_server.predictor import LoadedModel
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http import limits, protocol
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 INFO = {"model": "m", "model_uri": "models:/m/1", "model_version": "1", "prompt": "p/1"}

@@ -11,8 +11,8 @@ from conftest import StandIn
 from listening import listening
 from stand_in_server import wait_until
 
-from genai_server.app import create_app
-from genai_server.predictor import LoadedModel
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 INFO = {"model": "m", "model_uri": "models:/m/1", "model_version": "1", "prompt": "p/1"}

@@ -14,10 +14,10 @@ import pytest
 from fastapi.testclient import TestClient
 from stand_in_server import free_port
 
-from genai_server import answerers
-from genai_server.answerers import ThreadAnswerer
-from genai_server.app import create_app
-from genai_server.predictor import LoadedModel
+from genai_server.answering import answerers
+from genai_server.answering.answerers import ThreadAnswerer
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 REPO = Path(__file__).resolve().parents[2]

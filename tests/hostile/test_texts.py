@@ -13,17 +13,17 @@ from fastapi.testclient import TestClient
 from stand_in_server import wait_until
 from trace_writers import forked_writers
 
-from genai_server import problems
-from genai_server.answerers import ThreadAnswerer
-from genai_server.app import create_app
-from genai_server.metrics import Metrics
-from genai_server.predictor import LoadedModel
-from genai_server.schemas import FeedbackRequest
-from genai_server.serving import Asked
+from genai_server.answer_request import AnswerRequest
+from genai_server.answering.answerers import ThreadAnswerer
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http import problems
+from genai_server.http.app import create_app
+from genai_server.http.schemas.ask import FeedbackRequest
+from genai_server.runtime.metrics import Metrics
 from genai_server.settings import ServerSettings
-from genai_server.trace_spool import Spool
-from genai_server.trace_writer import Writer
-from genai_server.tracing import Tracer
+from genai_server.tracing.spool import Spool
+from genai_server.tracing.tracer import Tracer
+from genai_server.tracing.writer import Writer
 
 INFO = {"model": "tiny", "model_version": "7", "prompt": "qa/3"}
 KEY = "a-key-of-this-test"
@@ -210,7 +210,7 @@ def test_no_text_keeps_the_traces_of_others_from_mlflow(tmp_path):
 
 
 def good_record(request_id: str) -> dict:
-    asked = Asked({"question": "a", "history": []}, {}, request_id, "ask")
+    asked = AnswerRequest({"question": "a", "history": []}, {}, request_id, "ask")
     now_ns = time.time_ns()
     return Tracer(1.0, True)._record(asked, {"answer": "b"}, INFO, now_ns, now_ns + 10**6)
 

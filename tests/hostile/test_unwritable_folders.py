@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import make_cases
 
-from genai_lifecycle import cli, places
+from genai_lifecycle.cli import main as cli
+from genai_lifecycle.cli import places
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import StorageFailed
-from genai_lifecycle.scratch import scratch_folder
+from genai_lifecycle.runtime.scratch import scratch_folder
 
 NOBODY = 65534
 ROOT = os.geteuid() == 0

@@ -6,8 +6,8 @@ import asyncio
 
 from conftest import StandIn
 
-from genai_server.predictor import LoadedModel, Predictor
-from genai_server.webhook import TOLERANCE_S, AliasFollower, Deliveries
+from genai_server.answering.predictor import LoadedModel, Predictor
+from genai_server.http.webhook import TOLERANCE_S, AliasFollower, Deliveries
 
 
 class Registry:

@@ -19,10 +19,11 @@ SHIPPED = ("genai_lifecycle/", "genai_server/", "served_model/", "bundled_model/
 # Where the code finds its files, below the place of the packages; and where a run keeps what it makes.
 READ = """
 import dataclasses, json
-from genai_lifecycle import bundle, config, packaging
-from genai_lifecycle.stages import serve, verify
+from genai_lifecycle import config
+from genai_lifecycle.models import bundle, packaging
+from genai_lifecycle.stages import serve, test as acceptance
 settings = config.E2EConfig()
-code = [packaging.MODEL_CODE, packaging.PACKAGE_CODE, serve.SERVER, verify.PROBE, config.BUNDLED_MODEL,
+code = [packaging.MODEL_CODE, packaging.PACKAGE_CODE, serve.SERVER, acceptance.PROBE, config.BUNDLED_MODEL,
         *(bundle.PACKAGE / name for name in bundle.NEEDED_OF_PACKAGE)]
 print(json.dumps({"code": [[str(path), path.exists()] for path in code],
                   "settings": {name: str(value) for name, value in vars(settings).items()}}))
@@ -79,7 +80,8 @@ def test_it_tells_the_command_that_is_there(installed, tmp_path):
     assert "  genai-lifecycle --mode all --tracking-uri" in run(command, tmp_path).stdout
     other = {"PATH": f"{installed}:{os.environ['PATH']}"}
     script = (
-        "from genai_lifecycle import commands as c; print(c.mode_command(c.E2EConfig(), 'ui'), c.server(), sep=';')"
+        "from genai_lifecycle.serving import commands as c; "
+        "print(c.mode_command(c.E2EConfig(), 'ui'), c.server(), sep=';')"
     )
     told = [run([str(installed / "python"), "-c", script], tmp_path, **env).stdout.strip() for env in ({}, other)]
     assert told == [
@@ -105,7 +107,10 @@ def test_settings_files_of_the_current_folder_come_first(installed, tmp_path):
 
 
 def test_the_doctor_knows_the_pins_without_a_checkout(installed, tmp_path):
-    script = "from genai_lifecycle.machine import pins_of; import json; print(json.dumps(pins_of('genai-lifecycle')))"
+    script = (
+        "import json; from genai_lifecycle.runtime.machine import pins_of; "
+        "print(json.dumps(pins_of('genai-lifecycle')))"
+    )
     pins = json.loads(run([str(installed / "python"), "-c", script], tmp_path).stdout)
     assert {"mlflow", "torch", "fastapi", "psycopg"} <= set(pins)
 

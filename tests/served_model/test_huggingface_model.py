@@ -183,7 +183,7 @@ def saved(package, tmp_path_factory):
     """The package as MLflow saves it."""
     import mlflow
 
-    from genai_lifecycle import packaging
+    from genai_lifecycle.models import packaging
 
     folder = tmp_path_factory.mktemp("saved") / "model"
     mlflow.pyfunc.save_model(

@@ -25,9 +25,9 @@ from conftest import REPO, free_port
 from stand_in_server import wait_until
 
 from genai_lifecycle.config import BUNDLED_CASES, E2EConfig
-from genai_lifecycle.stages.compare import compare_server
-from genai_lifecycle.tracking import model_registry
-from genai_lifecycle.tracking.store import open_store
+from genai_lifecycle.stages.verify import compare_server
+from genai_lifecycle.store import model_registry
+from genai_lifecycle.store.tracking_store import open_store
 
 pytestmark = pytest.mark.docker
 

@@ -29,7 +29,7 @@ def test_every_flag_and_mode_of_the_readme_exists():
     flags = set(re.findall(r"`(--[a-z-]+)[` ]", README)) | set(re.findall(r"e2e_mlflow\.py.*?(--[a-z-]+)", README))
     unknown = {flag for flag in flags if flag not in known} - {"--env-manager", "--help"}
     assert not unknown
-    from genai_lifecycle.cli import MODES
+    from genai_lifecycle.cli.main import MODES
 
     table = re.findall(r"^\| `([a-z-]+)` \|", README[README.index("## Modes") : README.index("## Serving")], re.M)
     assert sorted(table) == sorted(MODES)
@@ -53,11 +53,13 @@ def test_links_lead_somewhere(page):
 
 def test_the_file_tree_of_the_readme_exists():
     tree = README[README.index("## What is where") : README.index("## When something fails")]
-    names = re.findall(r"^(\s*)((?:[\w.]+(?:\.py|/)\s?)+)", tree, re.M)
+    names = re.findall(r"^([ ]*)((?:[\w.]+(?:\.py|/)[ ]?)+)", tree, re.M)
+    folder = REPO
     for indent, words in names:
-        base = REPO / "genai_lifecycle" if indent.strip("\n") else REPO
+        is_inside = bool(indent)
         for name in words.split():
-            assert (base / name).exists(), name
+            assert ((folder if is_inside else REPO) / name).exists(), name
+        folder = folder if is_inside else REPO / words.split()[0]
 
 
 def test_ci_runs_the_readmes_test_command():

@@ -44,7 +44,7 @@ class Life:
         return start_cli(["--mode", mode, *self.flags], forked.DEVNULL, errors)
 
     def alias(self, alias: str) -> str | None:
-        from genai_lifecycle.tracking import model_registry
+        from genai_lifecycle.store import model_registry
 
         self._connect()
         found = model_registry.by_alias(self.name, alias)
@@ -72,7 +72,7 @@ def test_an_experiment_killed_before_its_alias_leaves_nothing_in_production(life
 
 
 def test_a_deploy_killed_before_its_alias_leaves_no_candidate(life):
-    life.run_killed_at("deploy", "genai_lifecycle.tracking.model_registry.set_alias")
+    life.run_killed_at("deploy", "genai_lifecycle.store.model_registry.set_alias")
     assert life.alias("candidate") is None
     assert life.run("test").returncode == 4
     assert life.run("deploy").returncode == 0
@@ -80,13 +80,13 @@ def test_a_deploy_killed_before_its_alias_leaves_no_candidate(life):
 
 
 def test_a_test_killed_anywhere_leaves_a_champion_that_passed(life):
-    life.run_killed_at("test", "genai_lifecycle.tracking.model_registry.set_alias")
+    life.run_killed_at("test", "genai_lifecycle.store.model_registry.set_alias")
     assert life.alias("champion") is None
     assert life.run("test").returncode == 0
     assert (life.alias("champion"), life.alias("previous")) == ("2", None)
 
     assert life.run("deploy").returncode == 0
-    life.run_killed_at("test", "genai_lifecycle.tracking.model_registry.set_alias", call=2)
+    life.run_killed_at("test", "genai_lifecycle.store.model_registry.set_alias", call=2)
     assert (life.alias("champion"), life.alias("previous")) == ("3", None)  # it passed; `previous` has not followed yet
     assert life.run("test").returncode == 0
     assert (life.alias("champion"), life.alias("previous")) == ("3", "2")

@@ -10,7 +10,7 @@ from pathlib import Path
 from conftest import REPO
 
 from genai_server.settings import ServerSettings
-from genai_server.trace_spool import Spool
+from genai_server.tracing.spool import Spool
 
 FORMER = ("feedback.jsonl", "feedback.jsonl.1", "traces-0123456789ab.db", "traces-0123456789ab.db-wal")
 

@@ -21,9 +21,9 @@ import uvicorn
 from conftest import REPO, StandIn, free_port
 from playwright.sync_api import Browser, Error, Locator, Page, expect, sync_playwright
 
-from genai_server.app import create_app
+from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import BadQuestion, EngineDown
-from genai_server.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 KEY = "a-key-for-people"

@@ -18,11 +18,11 @@ from postgresql_server import PostgreSQL
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, TrackingUnavailable
-from genai_lifecycle.tracking import postgresql
-from genai_lifecycle.tracking import store as store_module
-from genai_lifecycle.tracking.store import open_store
-from genai_lifecycle.tracking.store_lock import only_run_on
-from genai_lifecycle.tracking.ui import ui_command
+from genai_lifecycle.stages.ui import ui_command
+from genai_lifecycle.store import postgresql
+from genai_lifecycle.store import tracking_store as store_module
+from genai_lifecycle.store.store_lock import only_run_on
+from genai_lifecycle.store.tracking_store import open_store
 
 NAME = "model-in-postgresql"
 pytestmark = pytest.mark.postgresql

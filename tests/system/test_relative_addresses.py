@@ -7,7 +7,7 @@ import os
 from cli_process import run_cli
 from conftest import make_cases
 
-from genai_lifecycle import places
+from genai_lifecycle.models import bundle_place
 
 
 def test_a_life_in_the_current_directory(tmp_path, tiny_gpt2):
@@ -29,4 +29,4 @@ def test_a_life_in_the_current_directory(tmp_path, tiny_gpt2):
 
 def test_no_bundle_takes_the_place_of_the_database_whatever_its_address_says(make_config, tmp_path):
     config = make_config(tracking_uri=f"sqlite:///{tmp_path}/lab.db?timeout=30")
-    assert tmp_path / "lab.db" in places.kept(config)
+    assert tmp_path / "lab.db" in bundle_place.kept(config)

@@ -67,7 +67,7 @@ class Life:
     def alias(self, alias: str) -> str | None:
         import mlflow
 
-        from genai_lifecycle.tracking import model_registry
+        from genai_lifecycle.store import model_registry
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)

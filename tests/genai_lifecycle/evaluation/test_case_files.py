@@ -7,8 +7,7 @@ import json
 import pytest
 
 from genai_lifecycle.errors import CasesInvalid
-from genai_lifecycle.evaluation.case_files import read_case_file
-from genai_lifecycle.evaluation.cases import load_cases
+from genai_lifecycle.evaluation.case_files import load_cases, read_case_file
 from genai_lifecycle.evaluation.checks import Assertion
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from genai_lifecycle.errors import CasesInvalid
-from genai_lifecycle.evaluation.cases import Case, cases_sha256, load_cases, spread
+from genai_lifecycle.evaluation.case_files import load_cases
+from genai_lifecycle.evaluation.cases import Case, cases_sha256, spread
 
 GOOD = '{"question": "What is 1?", "reference": "One."}'
 

@@ -7,7 +7,8 @@ import pytest
 from conftest import REPO
 
 from genai_lifecycle.errors import ConfigError
-from genai_lifecycle.evaluation.gate import ANSWERED, Evidence, ModelPolicy, Policy, decide, load_policy
+from genai_lifecycle.evaluation.evidence import Evidence
+from genai_lifecycle.evaluation.gate import ANSWERED, ModelPolicy, Policy, decide, load_policy
 
 RNG = np.random.default_rng(3)
 HARD = RNG.beta(4, 3, 60)

@@ -6,7 +6,9 @@ import matplotlib.image
 import pytest
 
 from genai_lifecycle.evaluation import plots
-from genai_lifecycle.results import Interval, PromptRef, TemplateScore
+from genai_lifecycle.evaluation.results import TemplateScore
+from genai_lifecycle.evaluation.statistics import Interval
+from genai_lifecycle.store.prompt_registry import PromptRef
 
 
 def scores(*values: float) -> list[TemplateScore]:

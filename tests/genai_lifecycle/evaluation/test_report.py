@@ -9,7 +9,9 @@ import struct
 import pytest
 
 from genai_lifecycle.evaluation import report
-from genai_lifecycle.results import Comparison, ExperimentResult, Interval, PromptRef, TemplateScore, Verdict
+from genai_lifecycle.evaluation.results import ExperimentResult, TemplateScore
+from genai_lifecycle.evaluation.statistics import Comparison, Interval, Verdict
+from genai_lifecycle.store.prompt_registry import PromptRef
 
 METRICS = {
     "token_f1": 0.5,
@@ -84,7 +86,7 @@ def test_an_answer_of_several_lines_stays_one_item_of_the_list():
 def test_all_files_are_written(tmp_path):
     report.write(tmp_path, RESULT, ROWS)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "report.md", "results.csv", "prompts.json", "quality.png", "speed.png", "comparison.json", "differences.png",
+        "report.md", "results.csv", "prompts.json", "quality.png", "speed.png", "verdict.json", "differences.png",
     }  # fmt: skip
     prompts = json.loads((tmp_path / "prompts.json").read_text())
     assert prompts[0] == {"name": "qa-expert", "version": 2, "template": "qa-expert: {{question}}"}

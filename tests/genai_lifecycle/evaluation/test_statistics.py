@@ -9,6 +9,7 @@ import pytest
 
 from genai_lifecycle.evaluation.statistics import (
     ALPHA,
+    Interval,
     compare,
     difference_intervals,
     mean_interval,
@@ -17,7 +18,6 @@ from genai_lifecycle.evaluation.statistics import (
     paired_difference,
     verdict,
 )
-from genai_lifecycle.results import Interval
 
 RIPPLE = np.array([(-1) ** i for i in range(60)])
 

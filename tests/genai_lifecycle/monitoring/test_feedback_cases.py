@@ -7,7 +7,7 @@ import pytest
 from genai_lifecycle.errors import ConfigError
 from genai_lifecycle.evaluation.case_files import read_case_file
 from genai_lifecycle.monitoring.feedback_cases import CasesFound, cases_of, require_free, write_cases
-from genai_lifecycle.tracking.served import Generated, ServedRequest, StoredFeedback
+from genai_lifecycle.store.served import Generated, ServedRequest, StoredFeedback
 
 
 def judged(question, *feedback, has_history=False) -> ServedRequest:

@@ -10,8 +10,8 @@ import pytest
 
 from genai_lifecycle.errors import StorageFailed
 from genai_lifecycle.monitoring.feedback_ledger import read_ledger
-from genai_server import feedback_ledger as server
-from genai_server.feedback import FeedbackKeeper
+from genai_server.feedback import ledger as server
+from genai_server.feedback.keeper import FeedbackKeeper
 
 SAID = {"request_id": "r-1", "name": "helpful", "value": True, "comment": "klar 🙂", "source": "ann"}
 

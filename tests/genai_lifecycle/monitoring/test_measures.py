@@ -9,7 +9,7 @@ import pytest
 from genai_lifecycle.monitoring import measures
 from genai_lifecycle.monitoring.records import Answer, Group, Request, is_declined, positive
 from genai_lifecycle.monitoring.rules import Limit, Rules
-from genai_lifecycle.tracking.served import StoredFeedback
+from genai_lifecycle.store.served import StoredFeedback
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15 12:00 UTC
 DAY_MS = 86_400_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from genai_lifecycle.errors import ConfigError, NotFound
-from genai_lifecycle.prompts import registry
 from genai_lifecycle.prompts.references import look_up
+from genai_lifecycle.store import prompt_registry as registry
 
 
 @pytest.fixture

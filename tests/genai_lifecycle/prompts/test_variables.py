@@ -11,8 +11,8 @@ from mlflow.prompt.constants import PROMPT_TEMPLATE_VARIABLE_PATTERN
 
 from genai_lifecycle.errors import ConfigError
 from genai_lifecycle.prompts.variables import VARIABLE, mismatch, require_sound, variables_of
-from genai_server import prompts as serving
-from genai_server.prompts import PromptText, filled
+from genai_server.prompts import selection as serving
+from genai_server.prompts.selection import PromptText, filled
 from served_model.text_generation.prompt import to_langchain_template
 
 JSON_EXAMPLE = (

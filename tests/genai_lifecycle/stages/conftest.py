@@ -13,11 +13,12 @@ import pytest
 from tiny_model import make_taught_gpt2
 
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.model_source import ModelSource, weights_sha256
+from genai_lifecycle.evaluation.results import ExperimentResult
+from genai_lifecycle.models.source import ModelSource, weights_sha256
 from genai_lifecycle.prompts.templates import TEMPLATES
-from genai_lifecycle.results import DeploymentResult, ExperimentResult
-from genai_lifecycle.tracking import locations
-from genai_lifecycle.tracking.store import Store, open_store
+from genai_lifecycle.stages.deploy import DeploymentResult
+from genai_lifecycle.store.maintenance import locations
+from genai_lifecycle.store.tracking_store import Store, open_store
 
 TAUGHT = "qa-expert"  # the prompt after which the model knows the answers
 RESULTS = "results.pickle"

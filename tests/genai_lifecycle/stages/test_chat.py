@@ -9,8 +9,8 @@ import pytest
 from listening import answering
 
 from genai_lifecycle.errors import ConfigError, ServerFailed
-from genai_lifecycle.prompts import registry
 from genai_lifecycle.stages.chat import HttpPartner, LoadedPartner, Session, open_partner
+from genai_lifecycle.store import prompt_registry as registry
 
 
 class Server(BaseHTTPRequestHandler):

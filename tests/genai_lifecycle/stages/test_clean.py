@@ -13,13 +13,14 @@ from cli_process import run_cli
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import Busy
-from genai_lifecycle.evaluation.ledger import folder as folder_of_ledgers
-from genai_lifecycle.pipeline import MLflow3E2ELifecycle
+from genai_lifecycle.evaluation.answer_cache import folder as folder_of_ledgers
+from genai_lifecycle.lifecycle import MLflow3E2ELifecycle
 from genai_lifecycle.stages import clean as clean_module
 from genai_lifecycle.stages.clean import DAY_MS, clean
-from genai_lifecycle.tracking import inventory, model_registry, runs
-from genai_lifecycle.tracking.store import Store
-from genai_lifecycle.tracking.store_lock import only_run_on
+from genai_lifecycle.store import model_registry, runs
+from genai_lifecycle.store.maintenance import inventory
+from genai_lifecycle.store.store_lock import only_run_on
+from genai_lifecycle.store.tracking_store import Store
 
 NAME = "langchain-e2e-model"
 
@@ -144,7 +145,7 @@ def test_evaluations_go_from_the_experiments_of_their_prompts(history):
     """But for what the gate and the monitor compare with: the newest of a prompt version that is in use."""
     import mlflow
 
-    from genai_lifecycle.prompts import registry
+    from genai_lifecycle.store import prompt_registry as registry
 
     number, _, _ = history.version(90, "champion")
     for name, alias in (("qa-live", "production"), ("qa-idle", "")):
@@ -228,7 +229,7 @@ def test_killed_while_it_removes_files_the_same_command_goes_on(history, tmp_pat
         "--mode", "clean", "--older-than", "0", "--keep", "0", "--apply", "--data-dir", history.config.data_dir,
         "--tracking-uri", history.config.tracking_uri,
     ]  # fmt: skip
-    killed = run_cli(given, killed_at=("genai_lifecycle.tracking.trash._remove_files", call))
+    killed = run_cli(given, killed_at=("genai_lifecycle.store.maintenance.trash._remove_files", call))
     assert killed.returncode == -9
     assert all((Path(version.location) / "MLmodel").is_file() for version in inventory.versions(NAME))
     done = run_cli(given)
@@ -344,7 +345,7 @@ def test_a_version_that_is_without_its_alias_because_a_rollback_was_killed_stays
     _, _, other = history.version(70, "champion", weights="other")
     killed = run_cli(
         ["--mode", "rollback", "--tracking-uri", history.config.tracking_uri, "--data-dir", history.config.data_dir],
-        killed_at=("genai_lifecycle.tracking.model_registry.set_alias", 2),
+        killed_at=("genai_lifecycle.store.model_registry.set_alias", 2),
     )
     assert killed.returncode == -9, killed.stderr
     assert model_registry.by_alias(NAME, "champion").version == "1"  # and version 2 has no alias
@@ -390,7 +391,7 @@ def test_it_waits_for_no_other_run(history):
 
 
 def test_a_prompt_is_no_model_of_ours(history):
-    from genai_lifecycle.prompts import registry
+    from genai_lifecycle.store import prompt_registry as registry
 
     registry.register_all({"qa-simple": "{{question}}"}, "a prompt")
     assert inventory.versions() == []

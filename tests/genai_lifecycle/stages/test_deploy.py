@@ -10,14 +10,14 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from genai_lifecycle import packaging
 from genai_lifecycle.errors import CasesInvalid, LifecycleError
-from genai_lifecycle.fingerprint import artifacts_sha256
-from genai_lifecycle.generation import greedy_answers, load_text_model
-from genai_lifecycle.model_source import weights_sha256
-from genai_lifecycle.packaging import ENGINE_REQUIREMENTS, REQUIREMENTS
+from genai_lifecycle.models import packaging
+from genai_lifecycle.models.fingerprint import artifacts_sha256
+from genai_lifecycle.models.generation import greedy_answers, load_text_model
+from genai_lifecycle.models.packaging import ENGINE_REQUIREMENTS, REQUIREMENTS
+from genai_lifecycle.models.source import weights_sha256
 from genai_lifecycle.stages.deploy import deploy_model
-from genai_lifecycle.tracking import model_registry
+from genai_lifecycle.store import model_registry
 
 PICKLES = (".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".cloudpickle")
 
@@ -25,7 +25,7 @@ PICKLES = (".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".cloud
 @pytest.fixture(scope="module")
 def package(deployed, shared_life, tmp_path_factory) -> Path:
     """The registered version, downloaded."""
-    from genai_lifecycle.tracking.store import open_store
+    from genai_lifecycle.store.tracking_store import open_store
 
     open_store(shared_life.config)
     folder = tmp_path_factory.mktemp("package")

@@ -12,11 +12,10 @@ import pytest
 from cli_process import run_cli
 from conftest import free_port
 
-from genai_lifecycle.results import Finding
 from genai_lifecycle.stages import doctor
-from genai_lifecycle.stages.doctor import examine, has_problem
-from genai_lifecycle.tracking import model_registry, runs
-from genai_lifecycle.tracking import store as store_module
+from genai_lifecycle.stages.doctor import Finding, examine, has_problem
+from genai_lifecycle.store import model_registry, runs
+from genai_lifecycle.store import tracking_store as store_module
 
 
 @pytest.fixture(autouse=True)

@@ -14,14 +14,15 @@ from stand_in_judge import judging
 
 from genai_lifecycle.errors import CasesInvalid, ConfigError, NotFound, TrackingUnavailable
 from genai_lifecycle.evaluation import answering
+from genai_lifecycle.evaluation.answer_cache import FOLDER
+from genai_lifecycle.evaluation.evidence import StoredEvidence
 from genai_lifecycle.evaluation.gate import Policy
-from genai_lifecycle.evaluation.ledger import FOLDER
-from genai_lifecycle.prompts import promotion, registry
-from genai_lifecycle.results import EvaluationReport
+from genai_lifecycle.evaluation.results import EvaluationReport
+from genai_lifecycle.prompts import promotion
 from genai_lifecycle.stages import evaluate as stage
 from genai_lifecycle.stages.evaluate import run_evaluation
 from genai_lifecycle.stages.rollback import roll_back
-from genai_lifecycle.tracking.evaluations import StoredEvidence
+from genai_lifecycle.store import prompt_registry as registry
 
 ODD = "What is a <b>{{question}}</b>?"  # a case that every life has
 CASES = {
@@ -49,7 +50,7 @@ def configured(life, deployed, tmp_path):
 
 @pytest.fixture(scope="module")
 def evaluated(shared_life, deployed, tmp_path_factory) -> EvaluationReport:
-    from genai_lifecycle.tracking.store import open_store
+    from genai_lifecycle.store.tracking_store import open_store
 
     store = open_store(shared_life.config)
     cases = tmp_path_factory.mktemp("cases") / "odd.yaml"
@@ -156,15 +157,15 @@ def test_the_ledger_is_gone_when_all_is_well(evaluated, life):
 def test_interrupted_and_run_again_nothing_is_computed_twice(configured, life, monkeypatch):
     monkeypatch.setattr(answering, "BATCH", 1)
     config = configured("qa-expert/1", "qa-simple/1")
-    compute, asked, most = answering.compute, [], [4]
+    compute, asked, most = stage.cached_answers, [], [4]
 
-    def watched(model, template, cases, *more):
+    def watched(model, template, cases, **more):
         if len(asked) in most:
             raise KeyboardInterrupt
         asked.append((template, cases[0].question))
-        return compute(model, template, cases, *more)
+        return compute(model, template, cases, **more)
 
-    monkeypatch.setattr(answering, "compute", watched)
+    monkeypatch.setattr(stage, "cached_answers", watched)
     with pytest.raises(KeyboardInterrupt):
         run_evaluation(config, life.store)
     most.clear()
@@ -191,7 +192,7 @@ def test_worse_on_purpose_is_refused_better_is_promoted_and_rollback_restores(co
     assert good.decision.allowed and live("gated") == better
     tags = registry.version_of(registry.require("gated"), better).tags
     assert tags["gate.decision"] == "passed" and "better than gated/1" in tags["gate.reasons"]
-    verdict = mlflow.artifacts.load_dict(f"runs:/{good.run_id}/verdict.json")
+    verdict = mlflow.artifacts.load_dict(f"runs:/{good.run_id}/decision.json")
     assert verdict["subject"] == f"gated/{better}" and verdict["passed"] is True
 
     assert str(good.in_production) == f"gated/{better}"

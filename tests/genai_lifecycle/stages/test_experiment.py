@@ -13,12 +13,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
 from genai_lifecycle.errors import CasesInvalid, TrackingUnavailable
-from genai_lifecycle.prompts import registry
 from genai_lifecycle.prompts.production import prompt_in_production
 from genai_lifecycle.prompts.templates import TEMPLATES
 from genai_lifecycle.stages import experiment as stage
 from genai_lifecycle.stages.experiment import run_experiment
-from genai_lifecycle.tracking import traces
+from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store import traces
 
 QUESTIONS = 5
 
@@ -26,7 +26,7 @@ QUESTIONS = 5
 @pytest.fixture(scope="module")
 def artifacts(experimented, shared_life, tmp_path_factory):
     """The experiment's artifacts, downloaded."""
-    from genai_lifecycle.tracking.store import open_store
+    from genai_lifecycle.store.tracking_store import open_store
 
     open_store(shared_life.config)
     folder = tmp_path_factory.mktemp("artifacts")
@@ -186,7 +186,7 @@ def test_a_second_experiment_registers_nothing_new_and_does_without_its_judge(ne
 
 def test_a_server_without_a_prompt_registry(new_life, monkeypatch, tmp_path):
     from genai_lifecycle.stages.deploy import deploy_model
-    from genai_lifecycle.tracking import model_registry
+    from genai_lifecycle.store import model_registry
 
     def no_such_route(*_, **__):
         raise MlflowException("No API found with such a path", error_code=ENDPOINT_NOT_FOUND)
@@ -220,7 +220,7 @@ def test_the_gate_decides_whether_the_winner_takes_the_place_of_another_prompt(n
     assert {str(score.prompt) for score in refused.scores} >= {"qa-simple/1", "qa-simple/2", "qa-expert/1"}
     assert (str(refused.winner), str(refused.in_production)) == ("qa-expert/1", "qa-simple/1")
     assert production_aliases() == {"qa-simple": 1} and "token_f1 1.000 is below 1.5" in str(refused.decision)
-    said = mlflow.artifacts.load_dict(f"runs:/{refused.run_id}/verdict.json")
+    said = mlflow.artifacts.load_dict(f"runs:/{refused.run_id}/decision.json")
     assert (said["subject"], said["allowed"]) == ("qa-expert/1", False)
 
     forced = run_experiment(dataclasses.replace(config, override_gate=True), life.source, life.store)

@@ -15,15 +15,14 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from genai_lifecycle import bundle, packaging
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import BundleError, ExportDeclined, NotFound, StorageFailed, TrackingUnavailable
-from genai_lifecycle.fingerprint import artifacts_sha256
-from genai_lifecycle.results import ExportResult
+from genai_lifecycle.models import bundle, packaging
+from genai_lifecycle.models.fingerprint import artifacts_sha256
 from genai_lifecycle.stages import export as stage
-from genai_lifecycle.stages.export import export_model
-from genai_lifecycle.tracking import model_registry
-from genai_lifecycle.tracking.store import open_store
+from genai_lifecycle.stages.export import ExportResult, export_model
+from genai_lifecycle.store import model_registry
+from genai_lifecycle.store.tracking_store import open_store
 
 WEIGHTS = b"\x80\x02 weights, whose first bytes are a number"
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -383,7 +382,7 @@ def test_a_deployed_version_answers_out_of_its_bundle(life, deployed, tmp_path, 
     """The server, pointed at the bundle's model folder and manifest, replays the golden answers and says who it is."""
     from fastapi.testclient import TestClient
 
-    from genai_server.app import create_app
+    from genai_server.http.app import create_app
     from genai_server.settings import ServerSettings
 
     uri = f"models:/{deployed.name}/{deployed.version}"

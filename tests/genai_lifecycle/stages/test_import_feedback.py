@@ -15,19 +15,20 @@ import mlflow
 import pytest
 from conftest import REPO, folders
 
-from genai_lifecycle.cli import MODES
+from genai_lifecycle.cli.main import MODES
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import Busy, ConfigError
 from genai_lifecycle.evaluation.case_files import read_case_file
-from genai_lifecycle.lock import only_run
 from genai_lifecycle.monitoring.feedback_ledger import read_ledger
+from genai_lifecycle.runtime.lock import only_run
 from genai_lifecycle.stages.import_feedback import FOLDER, import_feedback
-from genai_lifecycle.tracking import served
-from genai_lifecycle.tracking.store import open_store
-from genai_server import feedback, trace_writer
-from genai_server.feedback import FeedbackKeeper
-from genai_server.serving import Asked
-from genai_server.tracing import Tracer
+from genai_lifecycle.store import served
+from genai_lifecycle.store.tracking_store import open_store
+from genai_server.answer_request import AnswerRequest
+from genai_server.feedback import keeper as feedback
+from genai_server.feedback.keeper import FeedbackKeeper
+from genai_server.tracing import writer as trace_writer
+from genai_server.tracing.tracer import Tracer
 
 SAID = {"name": "helpful", "value": True, "comment": "clear", "source": "ann"}
 INFO = {"model": "tiny", "model_version": "7", "prompt": "qa-simple/3"}
@@ -35,9 +36,9 @@ KILLED_AFTER_TWO = """
 import os, signal, sys
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.stages.import_feedback import import_feedback
-from genai_lifecycle.tracking import served
-from genai_lifecycle.tracking.environment import prepare
-from genai_lifecycle.tracking.store import open_store
+from genai_lifecycle.store import served
+from genai_lifecycle.store.environment import prepare
+from genai_lifecycle.store.tracking_store import open_store
 from pathlib import Path
 base, uri = Path(sys.argv[1]), sys.argv[2]
 config = E2EConfig(backend_store_uri=uri, tracking_uri=uri, data_dir=str(base / "artifacts"),
@@ -67,7 +68,7 @@ class Servers:
         return import_feedback(config, open_store(config))
 
     def trace(self, request_id: str, question: str = "What is MLflow?", history=()) -> None:
-        asked = Asked({"question": question, "history": list(history)}, {}, request_id, "ask")
+        asked = AnswerRequest({"question": question, "history": list(history)}, {}, request_id, "ask")
         now_ns = time.time_ns()
         experiment = mlflow.set_experiment(self.config.serving_experiment)
         record = Tracer(1.0, True)._record(asked, {"answer": "A platform."}, INFO, now_ns, now_ns + 10**6)

@@ -12,17 +12,17 @@ from conftest import folders
 from fastapi.testclient import TestClient
 from trace_writers import forked_writers
 
-from genai_lifecycle.cli import MODES
+from genai_lifecycle.cli.main import MODES
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, LimitCrossed, StorageFailed
-from genai_lifecycle.results import PromptRef
 from genai_lifecycle.stages import monitor as stage
 from genai_lifecycle.stages.monitor import run_monitor
-from genai_lifecycle.tracking import evaluations, runs, served, traces
-from genai_lifecycle.tracking.store import open_store
-from genai_server.answerers import ThreadAnswerer
-from genai_server.app import create_app
-from genai_server.predictor import LoadedModel
+from genai_lifecycle.store import evaluations, runs, served, traces
+from genai_lifecycle.store.prompt_registry import PromptRef
+from genai_lifecycle.store.tracking_store import open_store
+from genai_server.answering.answerers import ThreadAnswerer
+from genai_server.answering.predictor import LoadedModel
+from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
 INFO = {"model": "tiny", "model_version": "7", "prompt": "qa-simple/3"}

@@ -10,17 +10,18 @@ import mlflow
 import pytest
 from conftest import folders, make_cases
 
-from genai_lifecycle import cli
+from genai_lifecycle.cli import main as cli
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, GateRefused, NotFound
-from genai_lifecycle.evaluation.gate import Evidence, Policy
-from genai_lifecycle.prompts import promotion, registry
+from genai_lifecycle.evaluation.evidence import Evidence
+from genai_lifecycle.evaluation.gate import Policy
+from genai_lifecycle.prompts import promotion
 from genai_lifecycle.prompts.production import prompt_in_production
 from genai_lifecycle.prompts.promotion import Gate
-from genai_lifecycle.prompts.registry import PREVIOUS, PRODUCTION
-from genai_lifecycle.results import PromptRef, PromptsResult
-from genai_lifecycle.stages.prompts import PromptsWish, run_prompts
-from genai_lifecycle.tracking.store import open_store
+from genai_lifecycle.stages.prompts import PromptsResult, PromptsWish, run_prompts
+from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store.prompt_registry import PREVIOUS, PRODUCTION, PromptRef
+from genai_lifecycle.store.tracking_store import open_store
 
 FIRST = 'Answer as {"text": {}}.\nQuestion: {{question}}\nAnswer:'
 SECOND = "Question: {{question}}\nShort answer:"

@@ -13,9 +13,9 @@ import mlflow
 import pytest
 from conftest import free_port
 
-from genai_lifecycle import cli
-from genai_lifecycle.prompts import registry
-from genai_lifecycle.tracking import model_registry, runs
+from genai_lifecycle.cli import main as cli
+from genai_lifecycle.store import model_registry, runs
+from genai_lifecycle.store import prompt_registry as registry
 
 NOWHERE = f"http://127.0.0.1:{free_port()}"
 READING = {

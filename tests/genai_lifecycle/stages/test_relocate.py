@@ -10,11 +10,12 @@ import pytest
 from cli_process import run_cli
 
 from genai_lifecycle.errors import Busy, ConfigError, NotFound
+from genai_lifecycle.runtime.s3_address import S3Root
 from genai_lifecycle.stages.relocate import relocate
-from genai_lifecycle.storage.address import S3Root
-from genai_lifecycle.tracking import locations, model_registry
-from genai_lifecycle.tracking.store import open_store
-from genai_lifecycle.tracking.store_lock import only_run_on
+from genai_lifecycle.store import model_registry
+from genai_lifecycle.store.maintenance import locations
+from genai_lifecycle.store.store_lock import only_run_on
+from genai_lifecycle.store.tracking_store import open_store
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_the_version_loads_from_the_new_place(moved, deployed):
 def test_the_version_loads_from_a_bucket_that_the_files_were_copied_to(moved, deployed, s3_store, monkeypatch):
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    from genai_lifecycle.storage.preflight import open_root
+    from genai_lifecycle.store.s3.preflight import open_root
 
     for name, value in s3_store.environment.items():
         monkeypatch.setenv(name, value)
@@ -99,7 +100,7 @@ def test_killed_in_the_middle_it_changes_nothing_and_the_same_command_goes_on(mo
         "--backend-store-uri", moved.backend_store_uri, "--apply",
     ]  # fmt: skip
     rows = sum(item.rows for item in relocate(moved).columns)
-    killed = run_cli(given, killed_at=("genai_lifecycle.tracking.locations._update", 8))
+    killed = run_cli(given, killed_at=("genai_lifecycle.store.maintenance.locations._update", 8))
     assert killed.returncode == -9
     assert sum(item.rows for item in relocate(moved).columns) == rows
     done = run_cli(given)

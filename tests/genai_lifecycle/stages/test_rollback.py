@@ -10,7 +10,8 @@ import pytest
 
 from genai_lifecycle.errors import Busy, NotFound, TrackingUnavailable
 from genai_lifecycle.stages.rollback import roll_back
-from genai_lifecycle.tracking import alias_moves, model_registry
+from genai_lifecycle.store import model_registry
+from genai_server.registry import alias_moves
 
 
 def champion(name: str) -> tuple[str | None, str | None]:

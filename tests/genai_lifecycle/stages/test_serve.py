@@ -13,9 +13,9 @@ import pytest
 import stand_in_server
 from stand_in_server import free_port, wait_until_gone
 
+from genai_lifecycle.cli.text.life import of_plan
 from genai_lifecycle.errors import NotFound, PortTaken
-from genai_lifecycle.life_text import of_plan
-from genai_lifecycle.processes import ServerFailed, ask, is_port_taken
+from genai_lifecycle.serving.processes import ServerFailed, ask, is_port_taken
 from genai_lifecycle.stages import serve
 from genai_lifecycle.stages.serve import run_server, serve_plan
 
@@ -26,7 +26,7 @@ def deployed(tmp_path_factory):
     import mlflow
 
     from genai_lifecycle.config import E2EConfig
-    from genai_lifecycle.tracking.store import open_store
+    from genai_lifecycle.store.tracking_store import open_store
 
     base = tmp_path_factory.mktemp("serve")
     uri = f"sqlite:///{base / 'db' / 'mlflow.db'}"

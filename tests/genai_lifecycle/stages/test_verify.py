@@ -1,219 +1,189 @@
-"""Mode `test`: promotion of a good version, refusal of versions that were tampered with.
-
-The probe is a fork here; in a fresh process of its own it is in tests/system/test_lifecycle.py.
-"""
+"""Mode `verify`: every difference between a running server and the registry is found, and said in a sentence."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import shutil
+import re
+from dataclasses import replace
 from pathlib import Path
 
-import forked
 import mlflow
 import pytest
 
-from genai_lifecycle.errors import GateRefused, NotFound, VerificationFailed
-from genai_lifecycle.results import VerificationReport
-from genai_lifecycle.stages import verify as stage
-from genai_lifecycle.stages.deploy import deploy_model
-from genai_lifecycle.stages.verify import verify_candidate
-from genai_lifecycle.tracking import model_registry
-from genai_lifecycle.tracking.store import open_store
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import ConfigError, NotFound
+from genai_lifecycle.models.acceptance.checks import Check
+from genai_lifecycle.stages import verify as compare
+from genai_lifecycle.stages.verify import compare_server, golden_check
+from genai_lifecycle.store.tracking_store import open_store
+
+NAME = "model-of-this-test"
+TAGS = {"weights_sha256": "a" * 64, "prompt": "qa-simple/2", "run_id": "r1"}
+GOLDEN = [
+    {"question": "What is it?", "token_ids": [1, 2, 3], "torch_token_ids": [1, 2, 4], "max_new_tokens": 8},
+    {"question": "And that?", "token_ids": [7], "torch_token_ids": [7], "max_new_tokens": 4},
+]
+CONVERSION = {"converted": True, "precision": "int8"}
+TOLD = {
+    "model": NAME, "model_uri": "/app/model", "model_version": "1", "model_alias": "champion", "run_id": "r1",
+    "prompt": "qa-simple/2", "weights_sha256": "a" * 64, "engine": {"name": "openvino", "precision": "int8"},
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def forked_probe():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "subprocess", forked)
-        yield
+class Said:
+    """A server that says what the test put there; stands in for RunningServer, which has tests of its own."""
+
+    told, answers = dict(TOLD), {item["question"]: item["token_ids"] for item in GOLDEN}
+
+    def __init__(self, url: str, key: str):
+        self.url, self.key = url, key
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def info(self):
+        return self.told
+
+    def token_ids(self, question, max_new_tokens):
+        assert max_new_tokens == next(item["max_new_tokens"] for item in GOLDEN if item["question"] == question)
+        return self.answers[question]
 
 
 @pytest.fixture(scope="module")
-def report(shared_life, deployed) -> VerificationReport:
-    """The first version passes."""
-    open_store(shared_life.config)
-    return verify_candidate(shared_life.config, shared_life.store)
+def registry(tmp_path_factory) -> E2EConfig:
+    """Version 1 is the champion; version 2 is another one."""
+    base = tmp_path_factory.mktemp("compare")
+    uri = f"sqlite:///{base / 'mlflow.db'}"
+    config = E2EConfig(
+        backend_store_uri=uri, tracking_uri=uri, data_dir=str(base / "artifacts"), staging_dir=base / "staging",
+        registered_model_name=NAME, url="http://127.0.0.1:8000",
+    )  # fmt: skip
+    open_store(config)
+    client = mlflow.MlflowClient()
+    client.create_registered_model(NAME)
+    for number, tags in (("1", TAGS), ("2", TAGS | {"weights_sha256": "b" * 64})):
+        write(base / number / compare.GOLDEN, GOLDEN)
+        write(base / number / compare.CONVERSION, CONVERSION)
+        client.create_model_version(NAME, str(base / number), tags=tags)
+    client.set_registered_model_alias(NAME, "champion", "1")
+    return config
+
+
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), "utf-8")
 
 
 @pytest.fixture
-def redeploy(life, report, deployed):
-    """Makes one more candidate of the first version's files and hands out the folder of its own."""
+def compared(registry, monkeypatch):
+    """Compares the registry with a server that differs by keyword."""
+    open_store(registry)
 
-    def make() -> tuple[str, Path]:
-        logged = mlflow.MlflowClient().create_logged_model(life.store.experiment_id, "model", deployed.run_id)
-        shutil.copytree(files_of(deployed.model_id), files_of(logged.model_id))
-        mlflow.MlflowClient().finalize_logged_model(logged.model_id, "READY")
-        tags = version_tags(life, deployed.version)
-        kept = {name: value for name, value in tags.items() if not name.startswith(("lifecycle.", "gate."))}
-        made = model_registry.register(deployed.name, logged.model_id, deployed.run_id, kept)
-        model_registry.set_alias(made.name, model_registry.CANDIDATE, made.version)
-        return made.version, files_of(logged.model_id) / "artifacts"
+    def make(config: E2EConfig = registry, answers: dict[str, list[int]] | None = None, **told):
+        monkeypatch.setattr(Said, "told", TOLD | told)
+        monkeypatch.setattr(Said, "answers", Said.answers | (answers or {}))
+        monkeypatch.setattr(compare, "RunningServer", Said)
+        return compare_server(config)
 
     return make
 
 
-def files_of(model_id: str) -> Path:
-    return Path(mlflow.get_logged_model(model_id).artifact_location.removeprefix("file://"))
-
-
-def aliases(life) -> dict[str, str | None]:
-    found = {
-        alias: model_registry.by_alias(life.config.registered_model_name, alias) for alias in ("champion", "previous")
-    }
-    return {alias: version and version.version for alias, version in found.items()}
-
-
-def version_tags(life, version: str) -> dict[str, str]:
-    return mlflow.MlflowClient().get_model_version(life.config.registered_model_name, version).tags
-
-
-# --- a good version -------------------------------------------------------------------------------
-
-
-def test_a_version_that_passes_becomes_champion(life, report):
-    assert report.passed and (report.version, report.champion, report.previous) == ("1", "1", None)
-    assert aliases(life) == {"champion": "1", "previous": None}
-    assert version_tags(life, "1")["lifecycle.test"] == "passed"
-
-
-def test_every_kind_of_check_was_made(report):
-    names = [check.name for check in report.checks]
-    assert names == [
-        "weights", "engine", "input as dataframe", "input as dict", "input as dict of list", "input as list of str",
-        "input as list of dict", "input as string", "refuses no question column", "refuses empty question",
-        "refuses number", "parameters", "streaming", "golden answers", "case quality", "latency",
+def test_the_same_on_both_sides(compared, registry):
+    report = compared()
+    assert not report.differences
+    assert [check.name for check in report.checks] == [
+        "model", "version", "alias", "weights", "prompt", "run", "engine", "precision", "golden answers"
     ]  # fmt: skip
-    details = {check.name: check.detail for check in report.checks}
-    assert details["golden answers"] == "5 of 5 token for token"
-    assert details["case quality"] == "token F1 1.000, success rate 1.00 over 5 cases; experiment 1.000"
+    assert (report.model_uri, report.alias) == (f"models:/{NAME}/1", "champion")
+    assert report.checks[-1].detail == "2 of 2 token for token"
+    assert not list(registry.staging_dir.glob("scratch-*"))
 
 
-def test_the_report_is_an_artifact_of_the_tests_run(life, report, tmp_path):
-    run_id = version_tags(life, "1")["lifecycle.test_run"]
-    folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=str(tmp_path)))
-    assert len(json.loads((folder / "test_report.json").read_text())) == len(report.checks)
-    text = (folder / "test_report.md").read_text("utf-8")
-    assert "16 of 16 checks passed." in text
-    assert text.count("| passed |") == 16
-    metrics = mlflow.get_run(run_id).data.metrics
-    assert metrics["checks_passed"] == metrics["checks"] == 16
-    assert metrics["load_s"] > 0 and metrics["answered_rate"] == 1
+@pytest.mark.parametrize(
+    ("told", "name", "sentence"),
+    [
+        ({"model": "m"}, "model", f"its name is m; the registry has {NAME}"),
+        ({"model_version": "3", "model_alias": None}, "version", "version 3 answers; champion is version 1"),
+        (
+            {"model_version": None, "model_alias": None}, "version",
+            "the server does not say, it was started on /app/model; champion is version 1",
+        ),
+        (
+            {"model_alias": "gone"}, "alias",
+            "it was started as gone when that was version 1; no version has the alias gone any more",
+        ),
+        ({"weights_sha256": "c" * 64}, "weights", "their sha256 is cccccccccccc; the registry has aaaaaaaaaaaa"),
+        ({"weights_sha256": None}, "weights", "the server does not say; the registry has aaaaaaaaaaaa"),
+        ({"prompt": "qa-simple/1"}, "prompt", "it asks with qa-simple/1; the registry has qa-simple/2"),
+        ({"run_id": "r2"}, "run", "it comes from r2; the registry has r1"),
+        (
+            {"engine": {"name": "openvino", "precision": "fp32"}}, "precision",
+            "its weights are fp32; the registry has int8",
+        ),
+    ],
+)  # fmt: skip
+def test_a_difference_is_said_in_a_sentence(compared, told, name, sentence):
+    (difference,) = compared(**told).differences
+    assert difference.name == name and difference.detail.startswith(sentence)
 
 
-# --- versions that must not be promoted -----------------------------------------------------------
+def test_another_engine_is_held_to_its_own_answers(compared):
+    engine = {"name": "torch", "reason": "PRECISION"}
+    report = compared(engine=engine, answers={"What is it?": [1, 2, 4]})
+    assert [check.name for check in report.differences] == ["engine"]
+    assert "answers with torch; the registry has openvino (it says: PRECISION)" in report.differences[0].detail
 
 
-def test_tampered_weights_are_refused_and_the_champion_stays(life, report, redeploy):
-    from safetensors.torch import load_file, save_file
-
-    version, folder = redeploy()
-    weights = folder / "model" / "model.safetensors"
-    tensors = load_file(weights)
-    save_file({name: tensor.flip(0) for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
-    with pytest.raises(VerificationFailed, match=f"Version {version} failed 1 of 16 checks: weights") as failed:
-        verify_candidate(life.config, life.store)
-    assert failed.value.exit_code == 6
-    assert "No alias was moved" in failed.value.hint
-    assert aliases(life) == {"champion": "1", "previous": None}
-    tags = version_tags(life, version)
-    assert tags["lifecycle.test"] == "failed"
-    assert tags["lifecycle.test_run"] in failed.value.hint
+def test_an_alias_that_has_moved_on_is_found(compared, registry):
+    """The container still runs the champion of yesterday."""
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias(NAME, "champion", "2")
+    try:
+        told = {check.name: check.detail for check in compared().differences}
+    finally:
+        client.set_registered_model_alias(NAME, "champion", "1")
+    assert told["version"] == "version 1 answers; champion is version 2"
+    assert told["alias"] == "it was started as champion when that was version 1; champion is version 2 by now"
+    assert set(told) == {"version", "alias", "weights"}
 
 
-def test_tampered_golden_answers_are_refused_then_a_good_version_follows(life, report, redeploy):
-    version, folder = redeploy()
-    golden = json.loads((folder / "golden.json").read_text("utf-8"))
-    golden[-1]["token_ids"][0] += 1
-    (folder / "golden.json").write_text(json.dumps(golden))
-    with pytest.raises(VerificationFailed, match="failed 1 of 16 checks: golden answers .1 of 5 differ"):
-        verify_candidate(life.config, life.store)
-    assert aliases(life) == {"champion": "1", "previous": None}
-    assert version_tags(life, version)["lifecycle.test"] == "failed"
-
-    good, _ = redeploy()
-    assert verify_candidate(life.config, life.store).previous == "1"
-    assert aliases(life) == {"champion": good, "previous": "1"}
+def test_a_version_can_be_named(compared, registry):
+    report = compared(replace(registry, model_uri=f"models:/{NAME}/2"))
+    assert {check.name for check in report.differences} == {"version", "weights"}
+    assert report.differences[0].detail == "version 1 answers; version 2 was asked for"
 
 
-def test_a_version_that_cannot_be_loaded_is_refused(life, report, redeploy):
-    before = aliases(life)
-    version, folder = redeploy()
-    (folder / "model" / "config.json").write_bytes(b"cut off")
-    with pytest.raises(VerificationFailed, match="runs in a fresh process .*Error"):
-        verify_candidate(life.config, life.store)
-    assert aliases(life) == before
-    assert version_tags(life, version)["lifecycle.test"] == "failed"
+def test_other_golden_answers_are_counted_and_located(compared):
+    (difference,) = compared(answers={"What is it?": [1, 2, 9]}).differences
+    assert difference.detail == "1 of 2 differ; the first is 'What is it?', from token 3 on"
 
 
-def test_a_version_whose_engine_cannot_start_is_refused(life, report, redeploy):
-    """torch would answer in its place, and rightly, but slowly: the version is not what it was made to be."""
-    before = aliases(life)
-    _, folder = redeploy()
-    (folder / "ir" / "openvino_model.bin").write_bytes(b"cut off")
-    with pytest.raises(VerificationFailed, match="failed 1 of 16 checks: engine .torch.* made for openvino"):
-        verify_candidate(life.config, life.store)
-    assert aliases(life) == before
+@pytest.mark.parametrize(("given", "token"), [([1, 2], 3), ([1, 2, 3, 4], 4), ([], 1), ([9, 2, 3], 1)])
+def test_an_answer_that_is_shorter_or_longer_differs(given, token):
+    check = golden_check([given], GOLDEN[:1], "openvino")
+    assert isinstance(check, Check) and not check.passed and check.detail.endswith(f"from token {token} on")
 
 
-def test_a_probe_that_hangs_is_ended(life, report, redeploy, monkeypatch, tmp_path):
-    redeploy()
-    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(60)\n")
-    monkeypatch.setattr(stage, "PROBE", tmp_path / "hangs.py")
-    monkeypatch.setattr(stage, "PROBE_TIMEOUT_S", 0.5)
-    before = aliases(life)
-    with pytest.raises(VerificationFailed, match="no answer within 0.5 s"):
-        verify_candidate(life.config, life.store)
-    assert aliases(life) == before
+def test_an_address_is_needed(registry):
+    with pytest.raises(ConfigError, match="needs a running server") as error:
+        compare_server(replace(registry, url=None))
+    assert "--url" in error.value.hint
 
 
-def test_there_is_nothing_to_test_before_deploy(store, make_config):
-    with pytest.raises(NotFound, match="There is no candidate version") as error:
-        verify_candidate(make_config(), store)
-    assert "--mode deploy" in error.value.hint
+def test_a_version_that_is_not_there(compared, registry):
+    with pytest.raises(NotFound, match=re.escape(f"There is no version 9 of {NAME!r}.")):
+        compared(replace(registry, model_uri=f"models:/{NAME}/9"))
 
 
-# --- the gate -------------------------------------------------------------------------------------
-
-
-def test_a_version_that_works_but_answers_worse_is_refused_and_an_override_is_recorded(life, report, experimented):
-    config = dataclasses.replace(life.config, engine="torch")
-    worse = next(score.prompt for score in experimented.scores if score.prompt.name == "qa-simple")
-    made = deploy_model(config, life.source, life.store, worse, {})
-    before = aliases(life)
-    with pytest.raises(GateRefused, match=f"Version {made.version} works, .* worse than version") as refused:
-        verify_candidate(config, life.store)
-    assert refused.value.exit_code == 16
-    assert all(way in refused.value.hint for way in ("--registered-model-name", "--override-gate", "gate.yaml"))
-    assert aliases(life) == before
-    tags = version_tags(life, made.version)
-    assert (tags["lifecycle.test"], tags["gate.decision"], tags["gate.forced"]) == ("passed", "refused", "false")
-    assert "worse than version" in tags["gate.reasons"]
-    verdict = mlflow.artifacts.load_dict(f"runs:/{tags['lifecycle.test_run']}/verdict.json")
-    assert verdict["subject"] == f"version {made.version}" and verdict["allowed"] is False
-
-    forced = verify_candidate(dataclasses.replace(config, override_gate=True), life.store)
-    assert (forced.champion, forced.decision.forced) == (made.version, True)
-    assert version_tags(life, made.version)["gate.forced"] == "true"
-    model_registry.swap_champion(life.config.registered_model_name)
-    assert aliases(life)["champion"] == before["champion"]
-
-
-def test_the_champion_answers_again_where_its_test_was_over_other_cases(life, report, redeploy, tmp_path, caplog):
-    from conftest import make_cases
-
-    redeploy()
-    config = dataclasses.replace(life.config, cases=make_cases(tmp_path / "other.jsonl"))
-    with caplog.at_level("INFO", logger="genai_lifecycle"):
-        found = verify_candidate(config, life.store)
-    assert "answers the same cases" in caplog.text
-    assert any("not worse than version" in reason for reason in found.decision.reasons)
-
-
-def test_a_wrong_gate_file_is_told_before_anything_is_done(life, report, tmp_path):
-    from genai_lifecycle.errors import ConfigError
-
-    (tmp_path / "gate.yaml").write_text("model: {mode: perhaps}\n")
-    with pytest.raises(ConfigError, match="mode is 'perhaps'"):
-        verify_candidate(dataclasses.replace(life.config, gate=tmp_path / "gate.yaml"), life.store)
+def test_a_damaged_file_in_the_store_is_no_crash(compared, registry):
+    folder = Path(mlflow.MlflowClient().get_model_version(NAME, "2").source)
+    text = (folder / compare.GOLDEN).read_text("utf-8")
+    (folder / compare.GOLDEN).write_text("[", "utf-8")
+    try:
+        with pytest.raises(NotFound, match="artifacts/golden.json of models:/.* is damaged"):
+            compared(replace(registry, model_uri=f"models:/{NAME}/2"))
+    finally:
+        (folder / compare.GOLDEN).write_text(text, "utf-8")

@@ -1,0 +1,1 @@
+"""The command line: flags, modes, exit codes and what is printed. The only code that prints."""

@@ -1,0 +1,1 @@
+"""What the results of the stages read like: a result in, text out."""

@@ -1,0 +1,209 @@
+"""The whole life, one stage after the other. Passes results on; does no work of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.errors import ExportDeclined
+from genai_lifecycle.evaluation.results import EvaluationReport, ExperimentResult
+from genai_lifecycle.models.source import ModelSource, find_model
+from genai_lifecycle.monitoring.report import MonitorReport
+from genai_lifecycle.stages.clean import Cleaning
+from genai_lifecycle.stages.deploy import DeploymentResult
+from genai_lifecycle.stages.export import ExportResult
+from genai_lifecycle.stages.import_feedback import FeedbackImport
+from genai_lifecycle.stages.prompts import PromptsResult
+from genai_lifecycle.stages.rollback import RollbackResult
+from genai_lifecycle.stages.serve import ServePlan
+from genai_lifecycle.stages.test import VerificationReport
+from genai_lifecycle.stages.verify import ServerComparison
+from genai_lifecycle.store import runs
+from genai_lifecycle.store.store_lock import only_run_on
+from genai_lifecycle.store.tracking_store import Store, open_store
+
+
+@dataclass(frozen=True)
+class LifecycleResult:
+    """What `--mode all` did; `seconds` has the wall time of each stage."""
+
+    experiment: ExperimentResult
+    deployment: DeploymentResult
+    report: VerificationReport
+    serve: ServePlan
+    export: ExportResult | None  # None: no bundle was written, and `export_declined` says why
+    export_declined: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+if TYPE_CHECKING:
+    from genai_lifecycle.prompts.promotion import Gate
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class MLflow3E2ELifecycle:
+    """The stages of one configuration. The store and the model are looked up once, when first needed."""
+
+    def __init__(self, config: E2EConfig, *, writes: bool = True):
+        self.config, self._writes = config, writes  # False: makes no experiment, and changes no run
+        self._locked = False
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """The base model. Raises ModelNotLoadable or UnsafeWeights."""
+        return find_model(self.config)
+
+    @cached_property
+    def store(self) -> Store:
+        """The MLflow store, opened. Raises TrackingUnavailable, StorageFailed or ConfigError."""
+        store = open_store(self.config, writes=self._writes)
+        if self._writes and (dead := runs.close_dead_runs(store)):
+            log.info("%d run(s) of a process that was killed were marked as KILLED.", dead)
+        return store
+
+    def experiment(self) -> ExperimentResult:
+        """Compare the prompt templates; the winner goes into production."""
+        from genai_lifecycle.stages.experiment import run_experiment
+
+        with self._alone():
+            return run_experiment(self.config, self.source, self.store)
+
+    def deploy(self) -> DeploymentResult:
+        """Register the model with the prompt in production as `candidate`."""
+        from genai_lifecycle.prompts.production import prompt_in_production
+        from genai_lifecycle.stages.deploy import deploy_model
+
+        with self._alone():
+            prompt = prompt_in_production(self.config, self.store)
+            identity = {"prompt": str(prompt), "weights_sha256": self.source.weights_sha256}
+            return deploy_model(self.config, self.source, self.store, prompt, runs.measured(self.store, identity))
+
+    def test(self) -> VerificationReport:
+        """Test the candidate in a fresh process; it becomes champion when it passes."""
+        from genai_lifecycle.stages.test import verify_candidate
+
+        with self._alone():
+            return verify_candidate(self.config, self.store)
+
+    def prompts(self) -> PromptsResult:
+        """One action on the prompts. Takes no lock: a rollback must not wait for an experiment."""
+        from genai_lifecycle.stages.prompts import run_prompts, wish_of
+
+        wish = wish_of(self.config)
+        _ = self.store  # MLflow points at it from here on
+        return run_prompts(wish, self._prompt_gate)
+
+    def _prompt_gate(self) -> Gate:
+        from genai_lifecycle.evaluation.evidence import StoredEvidence
+        from genai_lifecycle.evaluation.gate import load_policy
+        from genai_lifecycle.prompts.promotion import Gate
+
+        return Gate(load_policy(self.config.gate, "prompt"), StoredEvidence(), self.config.seed)
+
+    def evaluate(self) -> EvaluationReport:
+        """Prompt versions over a case file, through a registered model."""
+        from genai_lifecycle.stages.evaluate import run_evaluation
+
+        with self._alone():
+            return run_evaluation(self.config, self.store)
+
+    def rollback(self) -> tuple[RollbackResult, ...]:
+        """Put the former champion, or the named prompts' former version, back. Takes no lock: it may be urgent."""
+        from genai_lifecycle.stages.rollback import roll_back
+
+        _ = self.store  # MLflow points at it from here on
+        return roll_back(self.config)
+
+    def import_feedback(self) -> FeedbackImport:
+        """A server's ledger of feedback onto its traces, and into a case file. Has a lock of its own."""
+        from genai_lifecycle.stages.import_feedback import import_feedback
+
+        return import_feedback(self.config, self.store)
+
+    def monitor(self) -> MonitorReport:
+        """The servers' last days as figures, limits and drift. Takes no lock: a scheduler must not wait for a run."""
+        from genai_lifecycle.stages.monitor import run_monitor
+
+        return run_monitor(self.config, self.store)
+
+    def serve(self) -> ServePlan:
+        """The commands that serve the registered model."""
+        from genai_lifecycle.stages.serve import serve_plan
+
+        return serve_plan(self.config, self.store)
+
+    def export(self) -> ExportResult:
+        """Write the bundle of the champion, or of the version that the configuration names. The store is only read."""
+        from genai_lifecycle.stages.export import export_model
+
+        return export_model(self.config, self.store)
+
+    def verify(self) -> ServerComparison:
+        """A running server beside the registry; changes nothing."""
+        from genai_lifecycle.serving.client import first_key
+        from genai_lifecycle.stages.verify import compare_server
+
+        return compare_server(self.config, first_key())
+
+    def clean(self) -> Cleaning:
+        """What may be removed; it is, when the configuration says `apply`."""
+        from genai_lifecycle.stages.clean import clean
+
+        with self._alone() if self.config.apply else nullcontext():
+            return clean(self.config, self.store)
+
+    def run_all(self, done: Callable[[str, object], None] = lambda stage, result: None) -> LifecycleResult:
+        """Every stage in order; stops at the first LifecycleError. `done` is told each stage's result.
+
+        An export that is declined is no failure: the version is registered, tested and can be served.
+        """
+        seconds: dict[str, float] = {}
+        declined: list[str] = []
+
+        def export() -> ExportResult | None:
+            try:
+                return self.export()
+            except ExportDeclined as exc:
+                declined.append(str(exc))
+                return None
+
+        def timed(stage: str, function: Callable[[], T]) -> T:
+            started = time.monotonic()
+            result = function()
+            seconds[stage] = time.monotonic() - started
+            done(stage, result)
+            return result
+
+        with self._alone():
+            return LifecycleResult(
+                experiment=timed("experiment", self.experiment),
+                deployment=timed("deploy", self.deploy),
+                report=timed("test", self.test),
+                serve=timed("serve", self.serve),
+                export=timed("export", export),
+                export_declined="".join(declined),
+                seconds=seconds,
+            )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of the store. `run_all` holds it from the first stage to the last, so the stages inside it
+        find it held.
+        """
+        if self._locked:
+            yield
+            return
+        with only_run_on(self.store.uri):
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False

@@ -1,0 +1,1 @@
+"""Models before they are served: where they come from, conversion, packaging, acceptance tests, the bundle."""

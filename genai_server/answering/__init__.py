@@ -1,0 +1,1 @@
+"""From a question to an answer: the model, the queue, the deadline."""

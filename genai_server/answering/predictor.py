@@ -1,0 +1,275 @@
+"""The model behind the server: loading it, its golden prompts, and the questions under way.
+
+Knows the answerers; knows neither HTTP nor the registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from genai_server.answering.answerers import Answerer
+from genai_server.answering.places import Places
+from genai_server.errors import Conflict, EngineDown, NotReady
+from genai_server.runtime.daemon import run_in_daemon
+from genai_server.runtime.memory import give_back
+
+log = logging.getLogger(__name__)
+
+LOADING, READY, FAILED, STOPPING = "loading", "ready", "failed", "stopping"
+RETIRED_MOST_S = 65.0  # for the last questions to a version that was replaced; their own deadline is 60 s
+RETIRED_LOOK_S = 0.05
+
+
+@dataclass(frozen=True, eq=False)  # each is itself: the same version may be loaded twice
+class LoadedModel:
+    """A model with what the registry and its own files say of it."""
+
+    answerer: Answerer
+    info: Mapping[str, Any]  # the fields of schemas.ModelInfo
+
+
+class GoldenMismatch(Exception):
+    """A golden prompt was answered with other tokens than those recorded at deploy."""
+
+
+class Predictor:
+    """The model that answers, the address of the one before it, and the questions under way.
+
+    Made at once, loaded by `start`, then it may be asked. All calls come from one event loop. No more than two models
+    are loaded at any time: the one that answers, and one that takes its place or has its last questions under way.
+
+    Args:
+        load: the model at an address; may take minutes.
+        resolve: an address with an alias as the one of the version that it names now; any other one as it stands.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], LoadedModel],
+        model_uri: str,
+        queue_limit: int,
+        resolve: Callable[[str], str] = str,
+    ):
+        self._load, self._resolve, self._model_uri = load, resolve, model_uri
+        self.places = Places(queue_limit)
+        self._under_way: Counter[LoadedModel] = Counter()
+        self._retired: LoadedModel | None = None  # its last questions are under way
+        self._loading = asyncio.Lock()
+        self._stopping = False
+        self.model: LoadedModel | None = None
+        self.previous = ""  # address of the version before; empty = none
+        self.failure = ""  # of the first load
+
+    @property
+    def status(self) -> str:
+        """loading, ready, failed or stopping; an engine that is being restarted counts as loading."""
+        if self._stopping:
+            return STOPPING
+        if self.failure or self.engine_failure:
+            return FAILED
+        return READY if self.model is not None and self.model.answerer.is_healthy() else LOADING
+
+    @property
+    def engine_failure(self) -> str:
+        """Why the model that answered will not do so any more; empty while it can."""
+        return self.model.answerer.failure() if self.model is not None else ""
+
+    # --- which model ---
+
+    async def start(self) -> None:
+        """Load the first model; afterwards `status` is ready or failed."""
+        async with self._loading:
+            try:
+                self._swap(await self._checked(self._model_uri))
+            except Exception as exc:  # noqa: BLE001 - a model's own code may raise anything while it loads
+                self.failure = _first_line(exc)
+                log.error("the model cannot be served: %s", self.failure)
+            # What is loaded now stays: the collector of cycles no longer looks at it. It would, several times a
+            # minute under load, and every answer and every probe would wait for 0.2 s.
+            gc.freeze()
+
+    async def reload(self, model_uri: str | None = None, *, waits: bool = False) -> LoadedModel:
+        """Load another version beside the running one, check it, and let it answer from the next question on.
+
+        A registered version that answers already is left alone: nothing is loaded, and the version before stays.
+
+        Args:
+            waits: for a version that is being loaded already, in place of a Conflict.
+
+        Raises:
+            Conflict: a version is being loaded already, or this one cannot be loaded or fails its golden prompts;
+                the running version goes on.
+        """
+        async with self._alone(waits):
+            return await self._replace(model_uri or self._model_uri)
+
+    async def rollback(self) -> LoadedModel:
+        """Load the version before again, check it, and let it answer; the two change places. Raises Conflict."""
+        async with self._alone(waits=False):
+            if not self.previous:
+                raise Conflict("There is no version to go back to.")
+            return await self._replace(self.previous)
+
+    @asynccontextmanager
+    async def _alone(self, waits: bool) -> AsyncIterator[None]:
+        if self._loading.locked() and not waits:
+            raise Conflict("Another load is under way already.", "Ask again when it has ended.")
+        async with self._loading:
+            yield
+
+    async def _replace(self, model_uri: str) -> LoadedModel:
+        try:
+            if await self._answers_already(model_uri):
+                return self.model
+            await self._retired_is_closed()
+            fresh = await self._checked(model_uri)
+        except Exception as exc:
+            raise Conflict(f"The version cannot be served: {_first_line(exc)}", "The running one goes on.") from exc
+        if self._stopping:
+            fresh.answerer.close()
+            raise NotReady("The server is stopping.", "Ask another one.")
+        self._swap(fresh)
+        return fresh
+
+    async def _answers_already(self, model_uri: str) -> bool:
+        if self.model is None or not self.model.answerer.is_healthy():
+            return False
+        return await run_in_daemon(lambda: self._resolve(model_uri)) == version_uri(self.model)
+
+    def _swap(self, fresh: LoadedModel) -> None:
+        former, self.model = self.model, fresh
+        self.failure = ""
+        log.info("now answering: %s", named(fresh))
+        if former is not None:
+            self.previous = _address(former)
+            self._retired = former
+            self._close_if_idle(former)
+
+    def _close_if_idle(self, model: LoadedModel) -> None:
+        """End a retired model after its last question."""
+        if model is self._retired and not self._under_way[model]:
+            self._close_retired()
+
+    async def _retired_is_closed(self) -> None:
+        """Nobody waits for ever for a caller's last question to another version."""
+        end = time.monotonic() + RETIRED_MOST_S
+        while self._retired is not None and time.monotonic() < end:
+            await asyncio.sleep(RETIRED_LOOK_S)
+        if self._retired is not None:
+            self._close_retired()
+
+    def _close_retired(self) -> None:
+        # on a thread: an engine takes up to seconds to end, and the event loop has questions to carry
+        threading.Thread(target=_end, args=([self._retired.answerer],), name="close", daemon=True).start()
+        self._retired = None
+
+    async def _checked(self, model_uri: str) -> LoadedModel:
+        """Loaded, with its golden prompts answered as at deploy; closed again where they are not."""
+        loading = run_in_daemon(lambda: self._load(model_uri))
+        try:
+            model = await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            loading.add_done_callback(_close_what_came_too_late)
+            raise
+        try:
+            await _replay_golden(model.answerer)
+        except BaseException:
+            model.answerer.close()
+            raise
+        return model
+
+    # --- questions ---
+
+    @contextmanager
+    def accepted(self, places: int = 1) -> Iterator[LoadedModel]:
+        """Places among the questions under way, and the model that will answer them.
+
+        Args:
+            places: 0 for a question whose request holds its place already.
+
+        Raises:
+            NotReady: no model is loaded, or the server is stopping.
+            EngineDown: the model's engine is being restarted, or has failed.
+            Overloaded: there is no room.
+        """
+        model = self._ready_model()
+        with self.places.take(places):
+            self._under_way[model] += 1
+            try:
+                yield model
+            finally:
+                self._under_way[model] -= 1
+                self._close_if_idle(model)
+                self._under_way += Counter()  # drops the models that nobody asks
+
+    def _ready_model(self) -> LoadedModel:
+        if self._stopping:
+            raise NotReady("The server is stopping.", "Ask another one.")
+        if self.model is None:
+            raise NotReady(f"The model is {self.status}.", "Ask again when /health/ready answers 200.")
+        if not self.model.answerer.is_healthy():
+            raise EngineDown(self.engine_failure or "The engine is being restarted.", "Ask again in a few seconds.")
+        return self.model
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a question is under way."""
+        return self.places.taken > 0
+
+    def stop(self) -> None:
+        """Not ready any more; what was accepted is finished."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """End the engines."""
+        for model in (self.model, self._retired):
+            if model is not None:
+                model.answerer.close()
+
+
+def version_uri(model: LoadedModel) -> str:
+    """Address of the very version that is loaded; empty for a model from a folder, whose files may have changed."""
+    is_registered = str(model.info.get("model_uri", "")).startswith("models:/") and model.info["model_version"]
+    return f"models:/{model.info['model']}/{model.info['model_version']}" if is_registered else ""
+
+
+def _address(model: LoadedModel) -> str:
+    return version_uri(model) or str(model.info.get("model_uri", ""))
+
+
+def _end(answerers: list[Answerer]) -> None:
+    """Close them. The list is the last that refers to them, so that afterwards nothing does."""
+    while answerers:
+        answerers.pop().close()
+    give_back()
+
+
+def _close_what_came_too_late(loading: asyncio.Future[LoadedModel]) -> None:
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().answerer.close()
+
+
+async def _replay_golden(answerer: Answerer) -> None:
+    for item in answerer.golden:
+        answer = await answerer.ask({"question": item["question"]}, {"max_new_tokens": item["max_new_tokens"]})
+        if answer["token_ids"] != item["token_ids"]:
+            raise GoldenMismatch(f"The golden question {item['question']!r} got another answer than at deploy.")
+
+
+def named(model: LoadedModel) -> str:
+    """The model for people; one from a folder may have no version."""
+    version = model.info["model_version"]
+    return f"{model.info['model']} version {version}" if version else model.info["model"]
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

@@ -1,0 +1,208 @@
+"""OpenAI's routes, so that existing clients plug in: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
+
+GPT-2 has no chat template. Ours, `turns`: a first question goes through the prompt that is frozen in the model, as
+`/ask` does; with earlier turns, every turn is followed by the end-of-text token, as DialoGPT was trained. System
+messages stand before the first user message, with a line break between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from genai_server.answer_request import AnswerRequest
+from genai_server.answering.serving import AnswerStream, Serving, serving_of
+from genai_server.errors import BadQuestion, ServerError, UnknownModel
+from genai_server.http import sse
+from genai_server.http.leaving import while_wanted
+from genai_server.http.problems import openai_error
+from genai_server.http.schemas.openai import ChatCompletionRequest, CompletionRequest, Message
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+OWNER = "local"
+SYSTEM = ("system", "developer")
+DONE = sse.event("[DONE]")
+_LENGTHS = {"length", "timeout", "cancelled"}  # OpenAI knows two endings: by itself, or cut off
+_ANSWERED = {200: {"content": {"application/json": {"schema": {"type": "object"}}, **sse.CONTENT}}}
+
+
+@router.get("/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The model that answers; empty while none does."""
+    model = serving_of(request).predictor.model
+    return {"object": "list", "data": [_model(model.info["model"])] if model else []}
+
+
+@router.get("/models/{name:path}")
+async def model(name: str, request: Request) -> dict[str, Any]:
+    """One model by its name."""
+    _require_known(name, serving_of(request))
+    return _model(name)
+
+
+@router.post("/chat/completions", response_model=None, responses=_ANSWERED)
+async def chat(body: ChatCompletionRequest, request: Request) -> Response | dict[str, Any]:
+    """Answer the last message of a conversation."""
+    serving = serving_of(request)
+    _require_known(body.model, serving)
+    asked = _asked(chat_question(body.messages), body, request, "chat")
+    if body.stream:
+        return _streamed(_Chat(request, body), asked, serving)
+    answer = await while_wanted(request, serving.answer(asked))
+    message = {"role": "assistant", "content": answer["answer"], "refusal": None}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason(answer), "logprobs": None}
+    return _Chat(request, body).whole([choice], [answer])
+
+
+@router.post("/completions", response_model=None, responses=_ANSWERED)
+async def completions(body: CompletionRequest, request: Request) -> Response | dict[str, Any]:
+    """Continue one text, or several."""
+    serving = serving_of(request)
+    _require_known(body.model, serving)
+    asked = [_asked({"text": text}, body, request, "text_completion") for text in body.prompt]
+    if body.stream:
+        if len(asked) > 1:
+            raise BadQuestion("A stream continues one text.", "Send one prompt.", param="prompt")
+        return _streamed(_Text(request, body), asked[0], serving)
+    with serving.together(len(asked)) as group:
+        answers = await while_wanted(request, _all([serving.answer(replace(one, group=group)) for one in asked]))
+    choices = [
+        {"index": i, "text": answer["answer"], "finish_reason": finish_reason(answer), "logprobs": None}
+        for i, answer in enumerate(answers)
+    ]
+    return _Text(request, body).whole(choices, answers)
+
+
+# --- from OpenAI's words to ours, and back --------------------------------------------------------
+
+
+def chat_question(messages: Sequence[Message]) -> dict[str, Any]:
+    """The chat template: question and history of a conversation whose last message is the user's."""
+    told = [message.content for message in messages if message.role in SYSTEM and message.content.strip()]
+    talk = [message for message in messages if message.role not in SYSTEM]
+    if any(not message.content.strip() for message in talk):
+        raise BadQuestion("A message is empty.", "Leave it out, or write some text.", param="messages")
+    first = next(i for i, message in enumerate(talk) if message.role == "user")
+    turns = [message.content for message in talk]
+    turns[first] = "\n".join((*told, turns[first]))
+    return {"question": turns[-1], "history": turns[:-1]}
+
+
+def finish_reason(answer: Mapping[str, Any]) -> str:
+    """`length` for whatever was cut off; an answer that says nothing of its end ended by itself."""
+    return "length" if answer.get("finish_reason") in _LENGTHS else "stop"
+
+
+def _asked(question: Mapping[str, Any], body: Any, request: Request, operation: str) -> AnswerRequest:
+    traceparent = request.headers.get("traceparent")
+    headers = request.state.headers
+    return AnswerRequest(question, body.params(), request.state.request_id, operation, traceparent, headers=headers)
+
+
+def _require_known(name: str, serving: Serving) -> None:
+    if name != serving.info["model"]:
+        sentence = f"The model {name!r} does not answer here."
+        raise UnknownModel(sentence, "GET /v1/models names the one that does.", param="model")
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": _STARTED, "owned_by": OWNER}
+
+
+_STARTED = int(time.time())
+
+
+async def _all(answers: Sequence[Coroutine[Any, Any, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """All of them, in order; where one fails, nobody waits for the others, so they are stopped."""
+    tasks = [asyncio.ensure_future(answer) for answer in answers]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _usage(answers: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """Tokens that were read and written; None where the model, another PyFunc, does not count them."""
+    if any("completion_tokens" not in answer for answer in answers):
+        return None
+    prompt, completion = (sum(answer[key] for answer in answers) for key in ("prompt_tokens", "completion_tokens"))
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+class _Chat:
+    """The objects of a chat completion: id, time and model are the same in every chunk."""
+
+    object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
+
+    def __init__(self, request: Request, body: Any):
+        self._head = {
+            "id": f"{self.prefix}{request.state.request_id}",
+            "created": int(time.time()),
+            "model": body.model,
+        }
+        self._with_usage = bool(body.stream_options and body.stream_options.include_usage)
+
+    def whole(self, choices: list[dict[str, Any]], answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {**self._head, "object": self.object, "choices": choices, "usage": _usage(answers)}
+
+    def opening(self) -> list[dict[str, Any]]:
+        """What comes before the first text."""
+        return [self._chunk({"delta": {"role": "assistant", "content": ""}})]
+
+    def piece(self, text: str) -> dict[str, Any]:
+        return self._chunk({"delta": {"content": text}})
+
+    def closing(self, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """How it ended, and the token counts where they were asked for."""
+        last = [self._chunk(self._empty(), finish_reason(answer))]
+        if self._with_usage:
+            last.append({**self._head, "object": self.chunk_object, "choices": [], "usage": _usage([answer])})
+        return last
+
+    def _empty(self) -> dict[str, Any]:
+        return {"delta": {}}
+
+    def _chunk(self, content: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, **content, "finish_reason": reason, "logprobs": None}
+        usage = {"usage": None} if self._with_usage else {}
+        return {**self._head, "object": self.chunk_object, "choices": [choice], **usage}
+
+
+class _Text(_Chat):
+    """The objects of a text completion."""
+
+    object, chunk_object, prefix = "text_completion", "text_completion", "cmpl-"
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def piece(self, text: str) -> dict[str, Any]:
+        return self._chunk({"text": text})
+
+    def _empty(self) -> dict[str, Any]:
+        return {"text": ""}
+
+
+def _streamed(written: _Chat, asked: AnswerRequest, serving: Serving) -> StreamingResponse:
+    stream = serving.stream(asked)
+    return sse.EventResponse(_events(written, stream), stream)
+
+
+async def _events(written: _Chat, stream: AnswerStream) -> AsyncIterator[bytes]:
+    try:
+        for chunk in written.opening():
+            yield sse.event(chunk)
+        async for piece in stream:
+            chunks = [written.piece(piece["delta"])] if piece.get("delta") else written.closing(piece)
+            for chunk in chunks:
+                yield sse.event(chunk)
+        yield DONE
+    except ServerError as exc:  # the response has begun: openai-python raises on this event
+        yield sse.event(openai_error(exc.status, exc.code, exc.sentence))

@@ -1,0 +1,1 @@
+"""Requests and responses. Swagger and the checks of every request come from here; no logic."""

@@ -1,0 +1,1 @@
+"""MLflow's prompt registry, and which prompt an answer is made with."""

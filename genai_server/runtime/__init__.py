@@ -1,0 +1,1 @@
+"""What the server needs of its process: logs, metrics, threads, memory, folders."""

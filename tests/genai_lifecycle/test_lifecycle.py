@@ -1,0 +1,49 @@
+"""`run_all`: the stages in order, and what an export that is declined, or fails, means for the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from genai_lifecycle.errors import BundleError, ExportDeclined
+from genai_lifecycle.lifecycle import MLflow3E2ELifecycle
+
+STAGES = ("experiment", "deploy", "test", "serve", "export")
+
+
+@pytest.fixture
+def lifecycle(make_config, store, monkeypatch):
+    """A life whose stages return their names."""
+    lifecycle = MLflow3E2ELifecycle(make_config())
+    monkeypatch.setitem(vars(lifecycle), "store", store)
+    for name in STAGES:
+        monkeypatch.setattr(lifecycle, name, lambda name=name: name)
+    return lifecycle
+
+
+def raising(error: Exception):
+    def stage():
+        raise error
+
+    return stage
+
+
+def test_the_export_comes_last(lifecycle):
+    told = []
+    result = lifecycle.run_all(lambda stage, result: told.append((stage, result)))
+    assert told == [(name, name) for name in STAGES]
+    assert tuple(result.seconds) == STAGES
+    assert (result.export, result.export_declined) == ("export", "")
+
+
+def test_an_export_that_is_declined_is_told_and_no_failure(lifecycle, monkeypatch):
+    declined = ExportDeclined("It answers with torch.", hint="Serve it.")
+    monkeypatch.setattr(lifecycle, "export", raising(declined))
+    result = lifecycle.run_all()
+    assert result.export is None and result.report == "test"
+    assert result.export_declined == "It answers with torch.\n  -> Serve it."
+
+
+def test_an_export_that_fails_is_a_failure(lifecycle, monkeypatch):
+    monkeypatch.setattr(lifecycle, "export", raising(BundleError("The disk is full.")))
+    with pytest.raises(BundleError, match="full"):
+        lifecycle.run_all()
