@@ -65,7 +65,7 @@ def package(model: Path, folder: Path, precision: str) -> Path:
     from genai_lifecycle.store.prompt_registry import PromptRef
 
     source = ModelSource("benchmark", "folder", str(model), None, "plain", "")
-    prompt = PromptRef("qa-simple", 1, TEMPLATES["qa-simple"])
+    prompt = PromptRef("qa", 1, TEMPLATES["simple"])
     questions = ["What is MLflow?", "What is overfitting?"]
     packaging.stage(folder / "staged", source, prompt)
     expected = greedy_answers(load_text_model(str(model), "plain"), prompt.template, questions, 32)

@@ -42,7 +42,7 @@ from served_model.text_generation.sampling import Sampling
 from served_model.text_generation.text_model import DIALOGUE, PLAIN, Answer, TextModel
 
 MODEL = Path(__file__).resolve().parent / "gpt2-mini"
-SIMPLE = "qa-simple"
+SIMPLE = "simple"
 BARE_TURNS = "dialogue"  # the question alone as a turn, as a dialogue model is asked
 MAX_NEW_TOKENS = 96
 TIMED_ANSWERS = 50

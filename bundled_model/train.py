@@ -42,7 +42,7 @@ HERE = Path(__file__).resolve().parent
 END, END_ID = "<|endoftext|>", 0
 PAD_LABEL = -100  # cross_entropy's ignore_index
 CHECKPOINT = "checkpoint.pt"
-SIMPLE = TEMPLATES["qa-simple"]
+SIMPLE = TEMPLATES["simple"]
 # Matrix products are compiled anew for every shape that was not seen before: few shapes train twice as fast.
 LENGTH_STEP, TOKEN_STEP = 16, 256
 POOL = 16  # batches drawn together and sorted by length, so that little is padded

@@ -48,6 +48,10 @@ class TrackingUnavailable(LifecycleError):
     exit_code = 3
 
 
+class NoPromptRegistry(TrackingUnavailable):
+    """The tracking server answers, but keeps no prompts."""
+
+
 class NotFound(LifecycleError):
     """A run, prompt, model version or alias that an earlier stage should have left is not there."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ExportDeclined
-from genai_lifecycle.evaluation.results import EvaluationReport, ExperimentResult
+from genai_lifecycle.evaluation.results import EvaluationResult
 from genai_lifecycle.models.source import ModelSource, find_model
 from genai_lifecycle.monitoring.report import MonitorReport
 from genai_lifecycle.stages.clean import Cleaning
@@ -33,7 +33,7 @@ from genai_lifecycle.store.tracking_store import Store, open_store
 class LifecycleResult:
     """What `--mode all` did; `seconds` has the wall time of each stage."""
 
-    experiment: ExperimentResult
+    experiment: EvaluationResult
     deployment: DeploymentResult
     report: VerificationReport
     serve: ServePlan
@@ -69,29 +69,40 @@ class MLflow3E2ELifecycle:
             log.info("%d run(s) of a process that was killed were marked as KILLED.", dead)
         return store
 
-    def experiment(self) -> ExperimentResult:
+    def experiment(self) -> EvaluationResult:
         """Compare the prompt templates; the winner goes into production."""
         from genai_lifecycle.stages.experiment import run_experiment
 
         with self._alone():
             return run_experiment(self.config, self.source, self.store)
 
-    def deploy(self) -> DeploymentResult:
-        """Register the model with the prompt in production as `candidate`."""
-        from genai_lifecycle.prompts.production import prompt_in_production
+    def deploy(self, experiment: EvaluationResult | None = None) -> DeploymentResult:
+        """Register the model with the prompt in production as `candidate`.
+
+        Args:
+            experiment: the one just made; None = what it left is looked up.
+        """
+        from genai_lifecycle.prompts.production import prompt_in_production, require_question
         from genai_lifecycle.stages.deploy import deploy_model
 
         with self._alone():
+            if experiment is not None and experiment.in_production is not None:
+                prompt = require_question(experiment.in_production)
+                return deploy_model(self.config, self.source, self.store, prompt, experiment.metrics_of(prompt))
             prompt = prompt_in_production(self.config, self.store)
             identity = {"prompt": str(prompt), "weights_sha256": self.source.weights_sha256}
             return deploy_model(self.config, self.source, self.store, prompt, runs.measured(self.store, identity))
 
-    def test(self) -> VerificationReport:
-        """Test the candidate in a fresh process; it becomes champion when it passes."""
+    def test(self, deployment: DeploymentResult | None = None) -> VerificationReport:
+        """Test the candidate in a fresh process; it becomes champion when it passes.
+
+        Args:
+            deployment: the one just made; None = the version with the alias `candidate`.
+        """
         from genai_lifecycle.stages.test import verify_candidate
 
         with self._alone():
-            return verify_candidate(self.config, self.store)
+            return verify_candidate(self.config, self.store, deployment.model_version if deployment else None)
 
     def prompts(self) -> PromptsResult:
         """One action on the prompts. Takes no lock: a rollback must not wait for an experiment."""
@@ -108,7 +119,7 @@ class MLflow3E2ELifecycle:
 
         return Gate(load_policy(self.config.gate, "prompt"), StoredEvidence(), self.config.seed)
 
-    def evaluate(self) -> EvaluationReport:
+    def evaluate(self) -> EvaluationResult:
         """Prompt versions over a case file, through a registered model."""
         from genai_lifecycle.stages.evaluate import run_evaluation
 
@@ -183,10 +194,12 @@ class MLflow3E2ELifecycle:
             return result
 
         with self._alone():
+            experiment = timed("experiment", self.experiment)
+            deployment = timed("deploy", lambda: self.deploy(experiment))
             return LifecycleResult(
-                experiment=timed("experiment", self.experiment),
-                deployment=timed("deploy", self.deploy),
-                report=timed("test", self.test),
+                experiment=experiment,
+                deployment=deployment,
+                report=timed("test", lambda: self.test(deployment)),
                 serve=timed("serve", self.serve),
                 export=timed("export", export),
                 export_declined="".join(declined),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from genai_lifecycle.cli.flags import build_parser
+from genai_lifecycle.cli.text import evaluation as evaluation_text
 from genai_lifecycle.cli.text import life as life_text
 from genai_lifecycle.cli.text import maintenance as maintenance_text
 from genai_lifecycle.cli.text import quality as quality_text
@@ -39,11 +40,11 @@ SUMMARY_FILE = "last_run.json"  # below local_staging/: the whole result of --mo
 
 def _experiment(config: E2EConfig) -> None:
     result = _opened(config).experiment()
-    _tell(life_text.of_experiment(result))
+    _tell(evaluation_text.of_experiment(result))
     if result.decision is not None and not result.decision.allowed:
         raise GateRefused(
-            f"The gate refused {result.winner}: {'; '.join(result.decision.reasons)}.",
-            hint=f"{result.in_production} stays. {_GATE}",
+            f"The gate refused {result.winner.label}: {'; '.join(result.decision.reasons)}.",
+            hint=f"{result.in_production or 'No version'} stays in production. {_GATE}",
         )
 
 
@@ -126,10 +127,10 @@ def _ui(config: E2EConfig) -> None:
 
 def _evaluate(config: E2EConfig) -> None:
     result = _opened(config, needs_model=False).evaluate()
-    _tell(quality_text.of_evaluation(result))
+    _tell(evaluation_text.of_evaluation(result))
     if result.decision is not None and not result.decision.allowed:
         raise GateRefused(
-            f"The gate refused {result.evaluated[0].label}: {'; '.join(result.decision.reasons)}.",
+            f"The gate refused {result.winner.label}: {'; '.join(result.decision.reasons)}.",
             hint=f"No alias was moved. {_GATE}",
         )
 
@@ -179,7 +180,7 @@ def _all(config: E2EConfig) -> None:
     from genai_lifecycle.runtime.atomic_write import write_whole
 
     texts = {
-        "experiment": life_text.of_experiment, "deploy": life_text.of_deployment, "test": life_text.of_report,
+        "experiment": evaluation_text.of_experiment, "deploy": life_text.of_deployment, "test": life_text.of_report,
         "export": life_text.of_export,
     }  # fmt: skip
 

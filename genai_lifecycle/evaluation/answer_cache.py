@@ -1,4 +1,4 @@
-"""The ledger of an evaluation: its answers, so that one that was interrupted does not compute them twice.
+"""The answer cache of an evaluation: one that was interrupted does not compute its answers twice.
 
 A file below the staging folder, one line for each answer, written after each batch. It goes when the evaluation ends
 well: the next one measures afresh.
@@ -10,9 +10,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
+from genai_lifecycle.evaluation.answers import CaseAnswer
 from genai_lifecycle.runtime.file_errors import storage_failed
 
 log = logging.getLogger(__name__)
@@ -21,27 +22,11 @@ FOLDER = "evaluations"
 
 
 def folder(staging_dir: Path) -> Path:
-    """Where the ledgers are."""
+    """Where the caches are."""
     return staging_dir / FOLDER
 
 
-@dataclass(frozen=True)
-class Kept:
-    """One answer as it was computed."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    latency_ms: float  # from being handed in, with the others of its batch, to the last token
-    log_likelihood: float | None  # of the reference
-    prompt: str  # as the model got it
-    start_ns: int
-    generated_ns: int
-    end_ns: int
-
-
-class Ledger:
+class AnswerCache:
     """The answers of one evaluation, on disk. One process writes it: the lifecycle's lock sees to that."""
 
     def __init__(self, staging_dir: Path, identity: Mapping[str, object]):
@@ -53,13 +38,13 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, name: str) -> Kept | None:
+    def get(self, name: str) -> CaseAnswer | None:
         return self._known.get(name)
 
-    def add(self, found: Iterable[tuple[str, Kept]]) -> None:
+    def add(self, answers: Iterable[tuple[str, CaseAnswer]]) -> None:
         """Keep a batch. Raises StorageFailed when it cannot be written."""
-        batch = dict(found)
-        lines = "".join(json.dumps({"key": name, **asdict(kept)}) + "\n" for name, kept in batch.items())
+        batch = dict(answers)
+        lines = "".join(json.dumps({"key": name, **asdict(answer)}) + "\n" for name, answer in batch.items())
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as file:
@@ -72,12 +57,12 @@ class Ledger:
         """The evaluation ended well: the file goes."""
         self.file.unlink(missing_ok=True)
 
-    def _read(self) -> Iterable[tuple[str, Kept]]:
+    def _read(self) -> Iterable[tuple[str, CaseAnswer]]:
         text = self.file.read_text("utf-8") if self.file.exists() else ""
-        names = [item.name for item in fields(Kept)]
+        names = [item.name for item in fields(CaseAnswer)]
         for line in text.split("\n")[:-1]:  # a process that was killed may have left half a line at the end
             item = json.loads(line)
-            yield item["key"], Kept(**{name: item[name] for name in names})
+            yield item["key"], CaseAnswer(**{name: item[name] for name in names})
         if text and not text.endswith("\n"):
             self.file.write_text(text[: text.rfind("\n") + 1], "utf-8")
 

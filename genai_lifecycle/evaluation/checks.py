@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from genai_lifecycle.evaluation.answers import CaseAnswer
 from genai_lifecycle.evaluation.scorers import exact_match, levenshtein, repetition, rouge_l, rouge_n, token_f1
 from genai_lifecycle.store.evaluations import Finding
 
@@ -34,22 +35,10 @@ class Assertion:
         return self.metric or ("not-" if self.negated else "") + self.type
 
 
-@dataclass(frozen=True)
-class Answered:
-    """An answer with all that a check may ask about."""
-
-    text: str
-    reference: str = ""
-    finish_reason: str = "stop"  # stop | length | timeout | cancelled
-    completion_tokens: int = 0
-    latency_ms: float = 0.0
-    log_likelihood: float | None = None  # mean log-probability per token of the reference (nats), at most 0
+Check = Callable[[CaseAnswer, Assertion], tuple[float, bool, str]]  # score, passed, why
 
 
-Check = Callable[[Answered, Assertion], tuple[float, bool, str]]  # score, passed, why
-
-
-def run_check(answered: Answered, wanted: Assertion) -> Finding:
+def run_check(answered: CaseAnswer, wanted: Assertion) -> Finding:
     """Make one check. Never raises for a parsed assertion."""
     score, passed, why = CHECKS[wanted.type](answered, wanted)
     return Finding(wanted.name, score, passed != wanted.negated, why, wanted.weight)
@@ -67,22 +56,22 @@ def all_passed(findings: Sequence[Finding], threshold: float | None) -> bool:
 # --- texts ----------------------------------------------------------------------------------------
 
 
-def _equals(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _equals(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     if isinstance(wanted.value, (dict, list)):
         return _yes_no(_json_of(answered.text) == wanted.value, "is", "is not", "the wanted JSON")
     return _yes_no(answered.text.strip() == str(wanted.value).strip(), "equals", "differs from", repr(wanted.value))
 
 
-def _contains(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _contains(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _yes_no(str(wanted.value) in answered.text, "has", "lacks", repr(wanted.value))
 
 
-def _icontains(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _icontains(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _yes_no(str(wanted.value).lower() in answered.text.lower(), "has", "lacks", repr(wanted.value))
 
 
 def _several(any_or_all: Callable[[Any], bool], fold: Callable[[str], str]) -> Check:
-    def check(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+    def check(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
         text = fold(answered.text)
         missing = [item for item in listed(wanted.value) if fold(item) not in text]
         found = any_or_all([fold(item) in text for item in listed(wanted.value)])
@@ -97,19 +86,19 @@ def listed(value: Any) -> list[str]:
     return [str(item).strip() for item in items]
 
 
-def _starts_with(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _starts_with(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _yes_no(answered.text.startswith(str(wanted.value)), "starts", "does not start", f"with {wanted.value!r}")
 
 
-def _regex(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _regex(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _yes_no(bool(re.search(str(wanted.value), answered.text)), "matches", "does not match", str(wanted.value))
 
 
-def _is_json(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _is_json(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _yes_no(_json_of(answered.text) is not _NO_JSON, "is", "is not", "valid JSON")
 
 
-def _contains_json(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _contains_json(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     starts = [match.start() for match in re.finditer(r"[\[{]", answered.text)]
     return _yes_no(any(_json_begins(answered.text[at:]) for at in starts), "holds", "holds no", "valid JSON")
 
@@ -142,7 +131,7 @@ def _yes_no(found: bool, yes: str, no: str, what: str) -> tuple[float, bool, str
 def _similar(score: Callable[[str, str], float], least: float) -> Check:
     """A score from 0 to 1 against the value, or the case's reference where there is none."""
 
-    def check(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+    def check(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
         found = score(answered.text, str(wanted.value) if wanted.value is not None else answered.reference)
         limit = least if wanted.threshold is None else wanted.threshold
         return found, found >= limit, f"{found:.3f}, at least {limit:g} wanted"
@@ -150,12 +139,12 @@ def _similar(score: Callable[[str, str], float], least: float) -> Check:
     return check
 
 
-def _levenshtein(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _levenshtein(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     text = str(wanted.value) if wanted.value is not None else answered.reference
     return _at_most(levenshtein(answered.text, text), wanted, 5, "edits")
 
 
-def _log_likelihood(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _log_likelihood(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     if answered.log_likelihood is None:
         return 0.0, False, "there is no log-likelihood"
     limit = -1.0 if wanted.threshold is None else wanted.threshold
@@ -170,19 +159,19 @@ def _at_most(found: float, wanted: Assertion, default: float, unit: str) -> tupl
     return found, found <= limit, f"{found:g} {unit}, at most {limit:g} wanted"
 
 
-def _repetition(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _repetition(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _at_most(round(repetition(answered.text), 4), wanted, 0.2, "of the word triples occur twice")
 
 
-def _latency(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _latency(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _at_most(round(answered.latency_ms, 1), wanted, 10_000, "ms")
 
 
-def _tokens(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _tokens(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _within(answered.completion_tokens, wanted, "tokens")
 
 
-def _word_count(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _word_count(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     exact = None if isinstance(wanted.value, dict) or wanted.value is None else float(wanted.value)
     if exact is not None:  # promptfoo: a bare number is the exact count
         count = len(answered.text.split())
@@ -190,7 +179,7 @@ def _word_count(answered: Answered, wanted: Assertion) -> tuple[float, bool, str
     return _within(len(answered.text.split()), wanted, "words")
 
 
-def _length(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _length(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _within(len(answered.text), wanted, "characters")
 
 
@@ -208,7 +197,7 @@ def limits(wanted: Assertion) -> tuple[float, float]:
     return 0.0, float("inf" if most is None else most)
 
 
-def _finish_reason(answered: Answered, wanted: Assertion) -> tuple[float, bool, str]:
+def _finish_reason(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
     return _yes_no(answered.finish_reason == wanted.value, "ended by", "did not end by", str(wanted.value))
 
 

@@ -19,7 +19,7 @@ SCORES_FILE = "scores.json"
 class Evidence:
     """What an evaluation found out about one version."""
 
-    subject: str  # for example qa-simple/2
+    subject: str  # for example qa/2
     cases_sha256: str  # two versions are compared over the same cases only
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of each metric, one for each case
     latencies_ms: tuple[float, ...] = ()

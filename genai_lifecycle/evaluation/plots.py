@@ -5,34 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from genai_lifecycle.evaluation.results import TemplateScore
+from genai_lifecycle.evaluation.results import PromptResult
 from genai_lifecycle.evaluation.statistics import Verdict
 
 _SIZE_INCHES, _DPI, _COLOUR = (7, 3.2), 120, "#3b6ea5"
 
 
-def quality(scores: Sequence[TemplateScore], cases: int, path: Path) -> None:
-    """Mean token F1 of each prompt with its 95 % interval."""
-    figure, axes = _figure(f"Token F1 against the reference, {cases} cases, 95 % interval")
-    names = [str(score.prompt) for score in scores]
-    means = [score.token_f1.mean for score in scores]
-    below = [score.token_f1.mean - score.token_f1.low for score in scores]
-    above = [score.token_f1.high - score.token_f1.mean for score in scores]
-    axes.errorbar(means, names, xerr=[below, above], fmt="o", capsize=4, color=_COLOUR)
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("token F1 (0 to 1, higher is better)")
+def quality(results: Sequence[PromptResult], metric: str, cases: int, path: Path) -> None:
+    """Mean score of each prompt with its 95 % interval."""
+    figure, axes = _figure(f"{metric} against the reference, {cases} cases, 95 % interval")
+    scores = [item.scores[metric] for item in results]
+    means = [score.mean for score in scores]
+    below = [score.mean - score.low for score in scores]
+    above = [score.high - score.mean for score in scores]
+    axes.errorbar(means, [item.label for item in results], xerr=[below, above], fmt="o", capsize=4, color=_COLOUR)
+    axes.set_xlim(min(-0.02, *means), max(1.02, *means))
+    axes.set_xlabel(f"{metric} (higher is better)")
     axes.invert_yaxis()
     figure.savefig(path)
 
 
-def speed(scores: Sequence[TemplateScore], path: Path) -> None:
-    """Tokens per second of each prompt in batched generation."""
+def speed(results: Sequence[PromptResult], path: Path) -> None:
+    """Tokens per second of each prompt in batched generation; 0 where answers of an earlier run were used again."""
     figure, axes = _figure("Speed of batched generation")
-    axes.barh(
-        [str(score.prompt) for score in scores],
-        [s.metrics["tokens_per_second"] for s in scores],
-        color=_COLOUR,
-    )
+    speeds = [item.metrics.get("tokens_per_second", 0.0) for item in results]
+    axes.barh([item.label for item in results], speeds, color=_COLOUR)
     axes.set_xlabel("tokens per second (higher is better)")
     axes.invert_yaxis()
     figure.savefig(path)

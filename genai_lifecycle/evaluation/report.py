@@ -1,4 +1,4 @@
-"""What an experiment leaves for people: a Markdown report, the results table, the prompts and the plots."""
+"""What an experiment or an evaluation leaves for people: a report, the table of answers, the prompts, the plots."""
 
 from __future__ import annotations
 
@@ -9,94 +9,53 @@ from dataclasses import asdict
 from pathlib import Path
 
 from genai_lifecycle.evaluation import plots
-from genai_lifecycle.evaluation.results import EvaluationReport, ExperimentResult, TemplateScore
+from genai_lifecycle.evaluation.results import EvaluationResult, PromptResult
 from genai_lifecycle.evaluation.statistics import Interval, Verdict
 
-REPORT_FILE, TABLE_FILE, PROMPTS_FILE = "report.md", "results.csv", "prompts.json"
-_SHOWN = ("token_f1", "log_likelihood", "success_rate", "ended_rate", "answer_words", "seconds_per_answer",
-          "tokens_per_second")  # fmt: skip
-VERDICT_FILE = "verdict.json"
+REPORT_FILE, TABLE_FILE, PROMPTS_FILE, VERDICT_FILE = "report.md", "results.csv", "prompts.json", "verdict.json"
 EXAMPLES = 8  # questions shown with the winner's answers
 
 
-def write(folder: Path, result: ExperimentResult, rows: Sequence[Mapping[str, object]]) -> None:
+def write(folder: Path, result: EvaluationResult, rows: Sequence[Mapping[str, object]]) -> None:
     """Write every file below `folder`.
 
     Args:
         rows: one for each prompt and case, all with the same keys.
     """
     (folder / REPORT_FILE).write_text(markdown(result, rows), "utf-8")
-    _write_table(folder / TABLE_FILE, rows)
-    prompts = [score.prompt for score in result.scores]
-    records = [{"name": p.name, "version": p.version, "template": p.template} for p in prompts]
-    (folder / PROMPTS_FILE).write_text(json.dumps(records, indent=2), "utf-8")
-    plots.quality(result.scores, result.cases, folder / "quality.png")
-    plots.speed(result.scores, folder / "speed.png")
-    _write_verdict(folder, result.verdict)
-
-
-def _write_table(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    with file.open("w", encoding="utf-8", newline="") as opened:
-        table = csv.DictWriter(opened, fieldnames=list(rows[0]))
+    with (folder / TABLE_FILE).open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-
-
-def _write_verdict(folder: Path, verdict: Verdict) -> None:
-    (folder / VERDICT_FILE).write_text(json.dumps(asdict(verdict), indent=2), "utf-8")
-    plots.differences(verdict, folder / "differences.png")
-
-
-def markdown(result: ExperimentResult, rows: Sequence[Mapping[str, object]]) -> str:
-    """The report as text."""
-    lines = ["# Prompt comparison", "", f"**{result.verdict}** ({result.cases} cases, greedy answers)", ""]
-    lines += [_header(), "|" + "---|" * (len(_SHOWN) + 2), *map(_row, result.scores), ""]
-    lines += [
-        "Intervals are bootstrap intervals over the cases. Seconds and tokens per second are of batched generation.",
-        "",
-    ]
-    lines += [f"Judge: {result.judge}", "", f"## What {result.winner} answered", ""]
-    winners = [row for row in rows if row["prompt"] == str(result.winner)][:EXAMPLES]
-    for row in winners:
-        said = f"- **{row['question']}** {row['answer']} *(token F1 {row['token_f1']})*"
-        lines += [" ".join(said.split())]  # an answer of several lines stays one item of the list
-    return "\n".join(lines) + "\n"
-
-
-def _header() -> str:
-    return "| prompt | 95 % interval of token_f1 | " + " | ".join(_SHOWN) + " |"
-
-
-def _row(score: TemplateScore) -> str:
-    interval = f"[{score.token_f1.low:.3f}, {score.token_f1.high:.3f}]"
-    values = " | ".join(f"{score.metrics[name]:.3f}" for name in _SHOWN)
-    return f"| {score.prompt} | {interval} | {values} |"
-
-
-# --- evaluation -----------------------------------------------------------------------------------
-
-
-def write_evaluation(folder: Path, result: EvaluationReport, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write every file of an evaluation below `folder`; `rows` has one for each prompt and case."""
-    (folder / REPORT_FILE).write_text(evaluation_markdown(result), "utf-8")
-    _write_table(folder / TABLE_FILE, rows)
+    (folder / PROMPTS_FILE).write_text(json.dumps([asdict(item.prompt) for item in result.results], indent=2), "utf-8")
+    plots.speed(result.results, folder / "speed.png")
     if result.verdict is not None:
-        _write_verdict(folder, result.verdict)
+        (folder / VERDICT_FILE).write_text(json.dumps(asdict(result.verdict), indent=2), "utf-8")
+        plots.quality(result.results, result.verdict.metric, result.cases, folder / "quality.png")
+        plots.differences(result.verdict, folder / "differences.png")
 
 
-def evaluation_markdown(result: EvaluationReport) -> str:
-    """The report as text: the verdict, a table of scores, a table of comparisons, what was left out."""
-    names = list(dict.fromkeys(name for item in result.evaluated for name in item.scores))
-    lines = ["# Evaluation", "", f"**{result.verdict or 'nothing to compare'}** ({result.cases} cases)", ""]
-    lines += ["| prompt | " + " | ".join(names) + " | latency ms |", "|" + "---|" * (len(names) + 2)]
-    for item in result.evaluated:
-        values = [_with_interval(item.scores.get(name)) for name in names]
-        lines += [f"| {item.label} | {' | '.join(values)} | {item.metrics['latency_ms']:.0f} |"]
-    lines += ["", "Means with their 95 % bootstrap intervals over the cases; the latency is the median answer's.", ""]
+def markdown(result: EvaluationResult, rows: Sequence[Mapping[str, object]]) -> str:
+    """The report as text: verdict, scores, comparisons, examples, and what was left out."""
+    lines = ["# Prompt comparison", "", f"**{result.verdict or 'nothing to compare'}** ({result.cases} cases)", ""]
+    lines += _scores(result)
     lines += _comparisons(result.verdict) if result.verdict else []
-    lines += [f"Judge: {result.judge}", ""]
+    lines += [f"Judge: {result.judge}", "", *_examples(result.winner, rows)]
     lines += [f"- Left out: {sentence}" for sentence in result.left_out]
     return "\n".join(lines) + "\n"
+
+
+def _scores(result: EvaluationResult) -> list[str]:
+    names = list(dict.fromkeys(name for item in result.results for name in item.scores))
+    head = ["prompt", *names, "ended", "latency ms", "tokens/s"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for item in result.results:
+        values = [_with_interval(item.scores.get(name)) for name in names]
+        speed = f"{item.metrics['tokens_per_second']:.0f}" if "tokens_per_second" in item.metrics else ""
+        more = [f"{item.metrics['ended_rate']:.0%}", f"{item.metrics['latency_ms']:.0f}", speed]
+        lines += [f"| {' | '.join([item.label, *values, *more])} |"]
+    note = "Means with their 95 % bootstrap intervals over the cases; latency (median) and tokens/s are of batches."
+    return [*lines, "", note, ""]
 
 
 def _with_interval(found: Interval | None) -> str:
@@ -106,7 +65,14 @@ def _with_interval(found: Interval | None) -> str:
 def _comparisons(verdict: Verdict) -> list[str]:
     lines = [f"| {verdict.comparisons[0].leader} minus | {verdict.metric} | p (Holm) | |", "|---|---|---|---|"]
     for item in verdict.comparisons:
-        found = item.difference
-        interval = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        difference = item.difference
+        interval = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
         lines += [f"| {item.other} | {interval} | {item.p_value:.4f} | {item.outcome} |"]
     return [*lines, ""]
+
+
+def _examples(winner: PromptResult, rows: Sequence[Mapping[str, object]]) -> list[str]:
+    shown = [row for row in rows if row["prompt"] == winner.label][:EXAMPLES]
+    # An answer of several lines stays one item of the list.
+    items = [" ".join(f"- **{row['question']}** {row['answer']}".split()) for row in shown]
+    return [f"## What {winner.label} answered", "", *items, ""]

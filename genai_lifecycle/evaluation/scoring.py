@@ -6,36 +6,34 @@ Pure: answers in, figures out. How one answer is compared with one reference is 
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator, Sequence
+from statistics import fmean, median
 
-from genai_lifecycle.evaluation.answer_cache import Kept
+from genai_lifecycle.evaluation.answers import CaseAnswer
 from genai_lifecycle.evaluation.cases import Case, cases_sha256
-from genai_lifecycle.evaluation.checks import Answered, all_passed, run_check
+from genai_lifecycle.evaluation.checks import all_passed, run_check
 from genai_lifecycle.evaluation.evidence import Evidence
-from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE, repetition
+from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE, repetition, succeeded
 from genai_lifecycle.store.evaluations import Finding, Row
 
 
-def row_of(case: Case, kept: Kept) -> Row:
+def row_of(case: Case, answer: CaseAnswer) -> Row:
     """The scores of one answer, and what its case asked for."""
-    findings = [Finding(name, value, True, "", is_check=False) for name, value in _scores(case, kept).items()]
+    findings = [Finding(name, value, True, "", is_check=False) for name, value in _scores(case, answer).items()]
     if case.checks:
-        answered = Answered(kept.text, case.reference, kept.finish_reason, kept.completion_tokens, kept.latency_ms,
-                            kept.log_likelihood)  # fmt: skip
-        made = _numbered([run_check(answered, check) for check in case.checks])
+        made = _numbered([run_check(answer, check) for check in case.checks])
         passed = all_passed(made, case.threshold)
         why = "; ".join(f"{item.name}: {item.why}" for item in made if not item.passed)
         findings += [*made, Finding("passed", float(passed), passed, why)]
     return Row(findings, {"expected_response": case.reference} if case.reference else {})
 
 
-def _scores(case: Case, kept: Kept) -> dict[str, float]:
-    found = {"repetition": repetition(kept.text)}
+def _scores(case: Case, answer: CaseAnswer) -> dict[str, float]:
+    found = {"repetition": repetition(answer.text)}
     if not case.reference:
         return found
-    likelihood = {} if kept.log_likelihood is None else {"log_likelihood": kept.log_likelihood}
-    return {name: score(kept.text, case.reference) for name, score in AGAINST_REFERENCE.items()} | likelihood | found
+    likelihood = {} if answer.log_likelihood is None else {"log_likelihood": answer.log_likelihood}
+    return {name: score(answer.text, case.reference) for name, score in AGAINST_REFERENCE.items()} | likelihood | found
 
 
 def _numbered(findings: Sequence[Finding]) -> list[Finding]:
@@ -49,32 +47,41 @@ def _numbered(findings: Sequence[Finding]) -> list[Finding]:
     return named
 
 
-def evidence_of(label: str, cases: Sequence[Case], kept: Sequence[Kept], rows: Sequence[Row]) -> Evidence:
-    """The scores that every case has: two prompts are compared case by case."""
+def evidence_of(
+    label: str, cases: Sequence[Case], answers: Sequence[CaseAnswer], rows: Sequence[Row], *, has_latencies: bool = True
+) -> Evidence:
+    """The scores that every case has: two prompts are compared case by case.
+
+    Args:
+        has_latencies: whether the engine that will serve has answered.
+    """
     values = [{item.name: item.score for item in row.findings if not item.is_check or item.name == "passed"}
               for row in rows]  # fmt: skip
     names = [name for name in values[0] if all(name in row for row in values)]
     scores = {name: tuple(row[name] for row in values) for name in names}
-    return Evidence(label, cases_sha256(cases), scores, tuple(item.latency_ms for item in kept))
+    latencies_ms = tuple(answer.latency_ms for answer in answers) if has_latencies else ()
+    return Evidence(label, cases_sha256(cases), scores, latencies_ms)
 
 
-def metrics_of(kept: Sequence[Kept], evidence: Evidence) -> dict[str, float]:
+def metrics_of(answers: Sequence[CaseAnswer], evidence: Evidence) -> dict[str, float]:
     """What is logged on the run: means over the cases; `latency_ms` is the median, `total_tokens` the sum."""
-    count = len(kept)
-    return {name: sum(values) / count for name, values in evidence.scores.items()} | {
-        "latency_ms": statistics.median(item.latency_ms for item in kept),
-        "prompt_tokens": sum(item.prompt_tokens for item in kept) / count,
-        "completion_tokens": sum(item.completion_tokens for item in kept) / count,
-        "total_tokens": float(sum(item.prompt_tokens + item.completion_tokens for item in kept)),
-        "ended_rate": sum(item.finish_reason == "stop" for item in kept) / count,
+    count = len(answers)
+    return {name: fmean(values) for name, values in evidence.scores.items()} | {
+        "success_rate": sum(succeeded(answer.text, answer.finish_reason) for answer in answers) / count,
+        "ended_rate": sum(answer.finish_reason == "stop" for answer in answers) / count,
+        "answer_words": sum(len(answer.text.split()) for answer in answers) / count,
+        "latency_ms": median(answer.latency_ms for answer in answers),
+        "prompt_tokens": sum(answer.prompt_tokens for answer in answers) / count,
+        "completion_tokens": sum(answer.completion_tokens for answer in answers) / count,
+        "total_tokens": float(sum(answer.prompt_tokens + answer.completion_tokens for answer in answers)),
     }
 
 
 def table_of(
-    label: str, cases: Sequence[Case], kept: Sequence[Kept], rows: Sequence[Row]
+    label: str, cases: Sequence[Case], answers: Sequence[CaseAnswer], rows: Sequence[Row]
 ) -> Iterator[dict[str, object]]:
     """A line of results.csv for each case."""
-    for number, (case, answer, row) in enumerate(zip(cases, kept, rows, strict=True)):
+    for number, (case, answer, row) in enumerate(zip(cases, answers, rows, strict=True)):
         yield {
             "prompt": label, "case": number, "name": case.name, "question": case.question,
             "variables": json.dumps(dict(case.variables), ensure_ascii=False), "reference": case.reference,

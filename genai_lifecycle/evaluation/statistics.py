@@ -43,7 +43,7 @@ class Verdict:
     incumbent: str | None = None  # the one in production before, where it was compared
 
     def __str__(self) -> str:
-        """For example `win: qa-expert beats qa-simple by +0.11 [+0.03, +0.19] token_f1`."""
+        """For example `win: qa/3 expert beats qa/1 simple by +0.11 [+0.03, +0.19] token_f1`."""
         interval = f"{self.difference.mean:+.3f} [{self.difference.low:+.3f}, {self.difference.high:+.3f}]"
         if self.outcome == "win":
             return f"win: {self.winner} beats {self.runner_up} by {interval} {self.metric}"

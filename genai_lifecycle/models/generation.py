@@ -16,7 +16,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import LLMResult
 
-from genai_lifecycle.evaluation.answer_cache import Kept
+from genai_lifecycle.evaluation.answers import CaseAnswer
 from genai_lifecycle.evaluation.cases import Case
 from genai_lifecycle.models.engine_pipeline import TIMEOUT_S, EngineLLM, EnginePipeline
 from served_model.text_generation.checkpoint import load_tokenizer, read_limits
@@ -34,17 +34,6 @@ class Timed:
     value: Any
     start_ns: int
     end_ns: int
-
-
-@dataclass(frozen=True)
-class CaseAnswer:
-    """The chain's answer to one case with the reference's log-likelihood under the same prompt."""
-
-    case: Case
-    rendered: Timed  # the prompt text
-    generated: Timed  # an Answer; its times are those of the batch it was in
-    log_likelihood: Timed  # mean natural-log probability per token of the reference, at most 0
-    batch_size: int
 
 
 class _StepTimes(BaseCallbackHandler):
@@ -88,47 +77,49 @@ def load_converted(folder: Path, ir: Path, turn_format: str, precision: str) -> 
 
 
 def answer_cases(text_model: TextModel, template: str, cases: Sequence[Case], max_new_tokens: int) -> list[CaseAnswer]:
-    """Greedy answers of one template to one batch of cases, and the log-likelihood of each reference.
+    """Greedy answers of one template to one batch of cases, with the log-likelihood of each reference.
 
     Args:
-        template: stored form, `{{question}}` being its variable.
-        cases: at most `BATCH`, all answered together.
+        template: stored form, with the variables that every case has.
+        cases: answered together.
     """
     pipeline = EnginePipeline(text_model, max_new_tokens=max_new_tokens, return_full_text=False)
     chain = to_langchain_template(template) | EngineLLM(pipeline=pipeline)
     times = _StepTimes()
-    chain.batch([{"question": case.question} for case in cases], config={"callbacks": [times]})
+    chain.batch([case.inputs for case in cases], config={"callbacks": [times]})
     rendered = [times.rendered[row] for row in times.rows]
-    likelihoods = _timed_log_likelihoods(text_model, [item.value for item in rendered], cases)
-    return [
-        CaseAnswer(case, rendered[i], times.generated[row], likelihoods[i], len(cases))
-        for i, (case, row) in enumerate(zip(cases, times.rows, strict=True))
-    ]
+    generated = [times.generated[row] for row in times.rows]
+    likelihoods = text_log_likelihoods(
+        text_model, [step.value for step in rendered], [case.reference for case in cases]
+    )
+    end_ns = time.time_ns()
+    return [_case_answer(*parts, end_ns) for parts in zip(cases, rendered, generated, likelihoods, strict=True)]
 
 
-def _timed_log_likelihoods(text_model: TextModel, prompts: Sequence[str], cases: Sequence[Case]) -> list[Timed]:
-    start_ns = time.time_ns()
-    values = _log_likelihoods(text_model, prompts, cases)
-    return [Timed(value, start_ns, time.time_ns()) for value in values]
-
-
-def _log_likelihoods(text_model: TextModel, prompts: Sequence[str], cases: Sequence[Case]) -> list[float]:
-    references = [text_model.encode_answer(case.reference, prompt) for case, prompt in zip(cases, prompts, strict=True)]
-    encoded = [text_model.encode(text, (), len(ids)) for text, ids in zip(prompts, references, strict=True)]
-    return text_model.log_likelihoods(encoded, references)
+def _case_answer(case: Case, rendered: Timed, generated: Timed, likelihood: float | None, end_ns: int) -> CaseAnswer:
+    answer: Answer = generated.value
+    return CaseAnswer(
+        text=answer.answer,
+        reference=case.reference,
+        finish_reason=answer.finish_reason,
+        completion_tokens=answer.completion_tokens,
+        latency_ms=answer.total_s * 1000,
+        log_likelihood=likelihood,
+        prompt_tokens=answer.prompt_tokens,
+        prompt=rendered.value,
+        start_ns=rendered.start_ns,
+        rendered_ns=rendered.end_ns,
+        generated_ns=generated.end_ns,
+        end_ns=end_ns,
+    )
 
 
 def reference_log_likelihoods(text_model: TextModel, template: str, cases: Sequence[Case]) -> list[float]:
-    """Mean log-probability per token (nats, at most 0) of each case's reference after its prompt."""
+    """Mean log-probability per token (nats, at most 0) of each case's reference, which none may lack."""
     render = to_langchain_template(template)
-    return _log_likelihoods(text_model, [render.format(question=case.question) for case in cases], cases)
-
-
-def compute_seconds(answers: Sequence[CaseAnswer]) -> float:
-    """Seconds inside the model for one batch: generation and scoring, each counted once."""
-    starts, ends = zip(*((item.generated.start_ns, item.generated.end_ns) for item in answers), strict=True)
-    scored = answers[0].log_likelihood
-    return (max(ends) - min(starts) + scored.end_ns - scored.start_ns) / 1e9
+    texts = [render.format(**case.inputs) for case in cases]
+    found = text_log_likelihoods(text_model, texts, [case.reference for case in cases])
+    return [value for value in found if value is not None]
 
 
 def greedy_answers(text_model: TextModel, template: str, questions: Sequence[str], max_new_tokens: int) -> list[Answer]:
@@ -145,21 +136,9 @@ def answers_together(
     return text_model.complete(prompts, _greedy(max_new_tokens))
 
 
-def prompt_texts(template: str, cases: Sequence[Case]) -> list[str]:
-    """The template with each case's variables, each filled in once: braces in a value stay as they are."""
-    render = to_langchain_template(template)
-    return [render.format(**case.inputs) for case in cases]
-
-
 def variables_of(template: str) -> list[str]:
     """The variables that a stored template needs."""
     return list(to_langchain_template(template).input_variables)
-
-
-def answer_texts(text_model: TextModel, texts: Sequence[str], max_new_tokens: int) -> list[Answer]:
-    """Greedy answers to rendered prompts, all handed in at once."""
-    prompts = [text_model.encode(text, (), max_new_tokens) for text in texts]
-    return text_model.complete(prompts, _greedy(max_new_tokens))
 
 
 def text_log_likelihoods(text_model: TextModel, texts: Sequence[str], references: Sequence[str]) -> list[float | None]:
@@ -179,19 +158,3 @@ def _prompts(text_model: TextModel, template: str, questions: Sequence[str], max
 
 def _greedy(max_new_tokens: int) -> Sampling:
     return Sampling(max_new_tokens=max_new_tokens, timeout_s=TIMEOUT_S)
-
-
-def cached_answers(text_model: TextModel, template: str, cases: Sequence[Case], max_new_tokens: int) -> list[Kept]:
-    """Greedy answers of one template to a batch of cases, as the answer cache keeps them."""
-    start_ns = time.time_ns()
-    texts = prompt_texts(template, cases)
-    answers = answer_texts(text_model, texts, max_new_tokens)
-    generated_ns = time.time_ns()
-    likelihoods = text_log_likelihoods(text_model, texts, [case.reference for case in cases])
-    end_ns = time.time_ns()
-    return [
-        Kept(answer.answer, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens,
-             answer.total_s * 1000, likelihood, text, start_ns, min(start_ns + int(answer.total_s * 1e9), generated_ns),
-             end_ns)
-        for answer, text, likelihood in zip(answers, texts, likelihoods, strict=True)
-    ]  # fmt: skip

@@ -150,7 +150,7 @@ def _said(item: Measure, limit: object) -> str:
 
 
 def drift_said(item: DriftFinding) -> str:
-    """For example `answer_tokens of qa-simple/3 has drifted: median 12, in the baseline median 30 (...)`."""
+    """For example `answer_tokens of qa/3 has drifted: median 12, in the baseline median 30 (...)`."""
     name = "D" if item.test.startswith("Kolmogorov") else "V"
     return (
         f"{item.measure} of {item.group} has drifted: {item.now}, in the baseline {item.before} "

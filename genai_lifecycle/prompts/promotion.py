@@ -6,15 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from statistics import fmean
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 
 from genai_lifecycle.errors import NotFound
 from genai_lifecycle.evaluation.evidence import Evidence
 from genai_lifecycle.evaluation.gate import Decision, Policy, decide
+from genai_lifecycle.evaluation.results import EvaluationResult
 from genai_lifecycle.prompts.variables import mismatch
+from genai_lifecycle.store import evaluations
 from genai_lifecycle.store import prompt_registry as registry
 from genai_lifecycle.store.prompt_registry import PRODUCTION, PromptRef, StoredPrompt, StoredVersion
 from genai_server.registry.alias_moves import ROLLBACK, NothingBefore
@@ -33,77 +33,49 @@ class Gate:
     seed: int = 0
 
 
-def promote(
-    prompt: StoredPrompt,
-    version: StoredVersion,
-    gate: Gate,
-    *,
-    override: bool = False,
-    former: StoredVersion | None = None,
-) -> Decision:
-    """Ask the gate, tag the version with what it said, and move `production` where it may.
+def promote_winner(
+    result: EvaluationResult, policy: Policy, evidence: Mapping[str, Evidence], seed: int, *, override: bool = False
+) -> EvaluationResult:
+    """Put the winner of a comparison in production past the gate; its decision stands on the comparison's run too.
 
     Args:
-        former: the version whose place it takes; None = the prompt's own in production.
+        evidence: of each prompt version that was compared.
     """
-    former = former or in_production(prompt)
-    decision = _decided(version, former, gate, override)
-    registry.tag_version(version.name, version.version, decision.tags())
-    if decision.allowed:
-        move(prompt, version.version, GATE if decision.passed else FORCED, former)
-    return decision
+    winner = result.winner.prompt
+    stays, decision = put_in_production(winner, Gate(policy, evidence.get, seed), override=override)
+    if decision is not None:
+        evaluations.attach_decision(result.run_id, {"subject": str(winner), **asdict(decision)})
+    return replace(result, decision=decision, in_production=stays)
 
 
 def put_in_production(
-    winner: PromptRef, live: Sequence[PromptRef], gate: Gate, *, override: bool = False
-) -> tuple[PromptRef, Decision | None]:
-    """Of prompts that share one place, as an experiment's templates do, the winner goes there past the gate.
-
-    It gets the alias before the others lose theirs, so that there is always a prompt in production.
-
-    Args:
-        live: those in production now. The gate compares with the best of them; where there is none, nothing can get
-            worse, and the winner passes.
+    winner: PromptRef, gate: Gate, *, override: bool = False
+) -> tuple[PromptRef | None, Decision | None]:
+    """Put a version in production, past the gate.
 
     Returns:
-        The one in production afterwards, and what the gate said: None where it was not asked, because the winner is
-        there already, or the server keeps no prompts.
+        The version in production afterwards (None: there is none), and the gate's decision: None where it was not
+        asked, because the winner is there already, or the server keeps no prompts.
     """
     if winner.version is None:
         return winner, None
-    for name in dict.fromkeys(prompt.name for prompt in (winner, *live)):
-        registry.settle(name)
-    is_there = str(winner) in map(str, live)
-    decision = None if is_there else _in_place_of(winner, live, gate, override)
-    stays = winner if decision is None or decision.allowed else _best(live, gate)
-    for prompt in live:
-        if prompt.name != stays.name:
-            registry.take_out_of_production(prompt.name)
-    return stays, decision
+    registry.settle(winner.name)
+    prompt = registry.require(winner.name)
+    if prompt.aliases.get(PRODUCTION) == winner.version:
+        return winner, None
+    former = in_production(prompt)
+    decision = promote(prompt, registry.version_of(prompt, winner.version), gate, override=override)
+    stays = former.ref if former is not None else None
+    return (winner if decision.allowed else stays), decision
 
 
-def _in_place_of(winner: PromptRef, live: Sequence[PromptRef], gate: Gate, override: bool) -> Decision:
-    stored = registry.require(winner.name)
-    version = registry.version_of(stored, winner.version)
-    if live:
-        best = _best(live, gate)
-        former = registry.version_of(registry.require(best.name), best.version)
-        return promote(stored, version, gate, override=override, former=former)
-    decision = Decision(True, True, gate.policy.mode, False, ("nothing was in production before",))
+def promote(prompt: StoredPrompt, version: StoredVersion, gate: Gate, *, override: bool = False) -> Decision:
+    """Ask the gate, tag the version with what it said, and move `production` where it may."""
+    decision = _decided(version, in_production(prompt), gate, override)
     registry.tag_version(version.name, version.version, decision.tags())
-    move(stored, version.version, CREATED)
+    if decision.allowed:
+        registry.put_in_production(prompt.name, version.version, GATE if decision.passed else FORCED)
     return decision
-
-
-def _best(live: Sequence[PromptRef], gate: Gate) -> PromptRef:
-    """More than one has the alias only after a process was killed between two calls."""
-
-    def mean(prompt: PromptRef) -> float:
-        found = gate.evidence_of(str(prompt))
-        scores = found.scores.get(gate.policy.metric) if found else None
-        return fmean(scores) if scores else float("-inf")
-
-    return max(live, key=mean)
 
 
 def _decided(version: StoredVersion, former: StoredVersion | None, gate: Gate, override: bool) -> Decision:
@@ -130,19 +102,6 @@ def in_production(prompt: StoredPrompt) -> StoredVersion | None:
     return registry.version_of(prompt, number) if number is not None else None
 
 
-def move(prompt: StoredPrompt, number: int, how: str, former: StoredVersion | None = None) -> None:
-    """Put a version in production and remember the one before. A version that is there already moves nothing.
-
-    Args:
-        former: the version whose place it takes, where that is another prompt's.
-
-    Raises:
-        Busy: others move `production` all the time.
-    """
-    other = str(former) if former is not None and former.name != prompt.name else ""
-    registry.put_in_production(prompt.name, number, how, other)
-
-
 def roll_back(prompt: StoredPrompt) -> tuple[int, int]:
     """Put `previous` in production; the two change places. Returns (version now, version before).
 
@@ -154,31 +113,7 @@ def roll_back(prompt: StoredPrompt) -> tuple[int, int]:
         done = registry.roll_back(prompt.name)
     except NothingBefore as exc:
         raise NotFound(
-            f"No version of {prompt.name!r} before the one in production is recorded.", hint=_other_way(prompt)
+            f"No version of {prompt.name!r} before the one in production is recorded.",
+            hint=f"Name one: --mode prompts alias --alias {PRODUCTION} --name {prompt.name} --version N.",
         ) from exc
     return done.version, done.former
-
-
-def _other_way(prompt: StoredPrompt) -> str:
-    """The command that puts another version in production: that of the prompt whose place this one took, or any."""
-    live = in_production(prompt)
-    former = live.tags.get(FORMER, "") if live else ""
-    name, _, number = former.rpartition("/")
-    command = f"--mode prompts alias --alias {PRODUCTION} --name"
-    if name:
-        return f"It took the place of {former}: {command} {name} --version {number} puts that one back, past the gate."
-    return f"Name one: {command} {prompt.name} --version N."
-
-
-def since(prompt: PromptRef) -> str:
-    """When it was put in production, as text that sorts; empty where it was not put there by us."""
-    return registry.version_of(registry.require(prompt.name), prompt.version).tags.get(SINCE, "")
-
-
-def renew(version: StoredVersion) -> None:
-    """Count a version that is in production as the one put there last: `deploy` then takes it before the others."""
-    registry.tag_version(version.name, version.version, {SINCE: _now()})
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -24,4 +24,4 @@ def look_up(text: str) -> PromptRef:
     found = registry.version_of(prompt, number)
     if found.is_chat:
         raise ConfigError(f"{found} is a list of chat messages.", hint="The model continues a text; use a text prompt.")
-    return PromptRef(found.name, found.version, found.template)
+    return found.ref

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import Busy, TrackingUnavailable
-from genai_lifecycle.evaluation import answer_cache as ledger
+from genai_lifecycle.evaluation import answer_cache
 from genai_lifecycle.runtime import progress
 from genai_lifecycle.runtime.lock import only_run
 from genai_lifecycle.runtime.scratch import PREFIX
@@ -249,7 +249,8 @@ def _experiment_of(contents: Contents, version: Version) -> Run | None:
     found = (
         run
         for run in contents.runs
-        if run.stage == "template"
+        if run.stage == EVALUATION
+        and run.parent
         and run.started_ms <= version.created_ms
         and all(run.params.get(name) == value for name, value in wanted.items())
     )
@@ -306,8 +307,10 @@ def _abandoned(config: E2EConfig) -> list[tuple[Path, str]]:
     """
     places = sorted(config.staging_dir.glob(f"{PREFIX}*"))
     folders = [(path, "left by a command that was killed") for path in places if path.is_dir() and _is_free(path)]
-    ledgers = [(path, int(path.stat().st_mtime * 1000)) for path in sorted(ledger.folder(config.staging_dir).glob("*"))]
-    old = [(path, since_ms) for path, since_ms in ledgers if _is_old(config, since_ms)]
+    caches = [
+        (path, int(path.stat().st_mtime * 1000)) for path in sorted(answer_cache.folder(config.staging_dir).glob("*"))
+    ]
+    old = [(path, since_ms) for path, since_ms in caches if _is_old(config, since_ms)]
     return folders + [(path, f"an evaluation that was not ended, from {_day(since_ms)}") for path, since_ms in old]
 
 

@@ -19,6 +19,7 @@ from genai_lifecycle.models.generation import Answer, greedy_answers, load_conve
 from genai_lifecycle.models.source import ModelSource
 from genai_lifecycle.runtime.scratch import scratch_folder
 from genai_lifecycle.store import model_registry, runs
+from genai_lifecycle.store.model_registry import ModelVersion
 from genai_lifecycle.store.prompt_registry import PromptRef
 from genai_lifecycle.store.tracking_store import Store
 
@@ -27,13 +28,20 @@ from genai_lifecycle.store.tracking_store import Store
 class DeploymentResult:
     """A new model version with the alias `candidate`."""
 
-    name: str
-    version: str
+    model_version: ModelVersion
     model_id: str
     run_id: str
     prompt: PromptRef
     weights_sha256: str
     compute_s: float
+
+    @property
+    def name(self) -> str:
+        return self.model_version.name
+
+    @property
+    def version(self) -> str:
+        return self.model_version.version
 
 
 log = logging.getLogger(__name__)
@@ -147,8 +155,7 @@ def _register(
     made = model_registry.register(config.registered_model_name, model_id, run_id, tags)
     model_registry.set_alias(made.name, model_registry.CANDIDATE, made.version)
     return DeploymentResult(
-        name=made.name,
-        version=made.version,
+        model_version=made,
         model_id=model_id,
         run_id=run_id,
         prompt=prompt,

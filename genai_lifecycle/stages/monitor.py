@@ -132,8 +132,7 @@ def _compared(period: Period, rules: Rules) -> tuple[list[Sample], list[str]]:
             continue
         before = [answer_of(made, rules) for page in served.baseline_answers(run) for made in page]
         day = datetime.fromtimestamp(run.start_ms / 1000, UTC).date()
-        kind = "evaluation" if run.stage == "evaluate" else "experiment"
-        notes.append(f"the baseline of {group} is the {kind} of {day}, run {run.run_id}, {len(before)} answers")
+        notes.append(f"the baseline of {group} is the evaluation of {day}, run {run.run_id}, {len(before)} answers")
         samples += measures.samples(str(group), now, before)
     return samples, notes
 

@@ -205,8 +205,7 @@ def _create(wish: PromptsWish, _) -> PromptsResult:
             f"There is a prompt {wish.name!r} already.", hint="--mode prompts update makes a new version."
         )
     number = prompt.latest if there else _registered(wish)
-    fresh = registry.require(wish.name)
-    promotion.move(fresh, number, promotion.CREATED)
+    registry.put_in_production(wish.name, number, promotion.CREATED)
     return _result(wish, number, f"Created {wish.name}/{number}; it is in production.")
 
 
@@ -241,8 +240,6 @@ def _alias(wish: PromptsWish, gate: Callable[[], Gate]) -> PromptsResult:
     if wish.alias != PRODUCTION:
         registry.set_alias(wish.name, wish.alias, version.version)
         return _result(wish, version.version, f"{wish.alias} points at {version}.")
-    if prompt.aliases.get(PRODUCTION) == version.version:
-        promotion.renew(version)
     result = _promoted(wish, version.version, str(version), gate())
     if result.decision is not None and not result.decision.allowed:
         flags = " ".join(promotion.evaluate_flags(prompt, version.version))

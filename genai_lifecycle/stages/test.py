@@ -1,4 +1,4 @@
-"""Stage `verify` (mode `test`): a fresh process loads the candidate; only a version that passes becomes champion."""
+"""Mode `test`: a fresh process loads the candidate; only a version that passes becomes champion."""
 
 from __future__ import annotations
 
@@ -51,8 +51,11 @@ PROBE_TIMEOUT_S = 900  # loading and answering with a model of a few hundred mil
 RESULT_TAG, RUN_TAG = "lifecycle.test", "lifecycle.test_run"
 
 
-def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
-    """Test the version that has the alias `candidate`, and promote it when every check passes and the gate lets it.
+def verify_candidate(config: E2EConfig, store: Store, candidate: ModelVersion | None = None) -> VerificationReport:
+    """Test a version, and promote it when every check passes and the gate lets it.
+
+    Args:
+        candidate: None = the version that has the alias `candidate`.
 
     Raises:
         NotFound: nothing was deployed yet.
@@ -60,7 +63,7 @@ def verify_candidate(config: E2EConfig, store: Store) -> VerificationReport:
         GateRefused: it works, but gate.yaml asks for more; no alias moved.
     """
     policy = load_policy(config.gate, "model")
-    candidate = model_registry.candidate(config.registered_model_name)
+    candidate = candidate or model_registry.candidate(config.registered_model_name)
     cases = load_cases(config.cases)
     measured = runs.measured(store, candidate.tags, cases_sha256(cases))
     log.info("Testing version %s in a process of its own.", candidate.version)

@@ -1,4 +1,4 @@
-"""Stage `compare` (mode `verify`): a running server beside the registry. Changes nothing on either side."""
+"""Mode `verify`: a running server beside the registry. Changes nothing on either side."""
 
 from __future__ import annotations
 

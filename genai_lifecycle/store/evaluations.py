@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +17,9 @@ from genai_lifecycle.store.seam import seam
 from genai_lifecycle.store.tracking_store import Store
 from genai_server.registry.filters import equals
 
+JUDGE_TIMEOUT_S = 60.0
 CASE_TAG = "lifecycle.case"  # of a trace: the number of its case
-STAGE = "evaluate"  # of a run: one prompt over one case file
+STAGE = runs.EVALUATE
 DECISION_FILE = "decision.json"  # what the gate said
 # Straight on SQLite several workers wait for each other's locks, and with MLflow's ten a quarter of the rows is lost
 # without an error; behind a server a few are faster. A judge is asked by more at once than the database likes.
@@ -48,7 +51,6 @@ class Assessed:
     """What MLflow holds after an evaluation."""
 
     rows: int
-    metrics: Mapping[str, float]  # MLflow's own means; those of the judge's scorers among them
     judge_failures: int  # answers about which a judge's scorer said nothing
 
 
@@ -72,6 +74,41 @@ def _judge(name: str, model: str | None) -> Any:
         return kind(model=model) if asks else kind()
     except ValueError as exc:  # pydantic's ValidationError is one
         raise ConfigError(f"The scorer {name} needs more than a name; it cannot be used here.") from exc
+
+
+class JudgeFailed(Exception):
+    """A judge gave no answer, or one that is neither yes nor no."""
+
+
+def try_judge(scorer: Any) -> None:
+    """Ask a judge's scorer one question. Raises JudgeFailed.
+
+    On a thread of its own: MLflow asks a judge that is gone again and again for minutes, which cannot be shortened.
+    """
+    replies: queue.Queue[object] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            question = {"inputs": {"question": "How much is two and two?"}, "outputs": "Four."}
+            replies.put(scorer(**question, expectations={"expected_response": "Four."}).value)
+        except Exception as exc:  # noqa: BLE001 - handed on below; a judge's odd answer is a KeyError, a TypeError, ...
+            replies.put(exc)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        reply = replies.get(timeout=JUDGE_TIMEOUT_S)
+    except queue.Empty:
+        raise JudgeFailed(f"no answer within {JUDGE_TIMEOUT_S:.0f} s") from None
+    if str(reply).lower() not in ("yes", "true", "no", "false"):
+        raise JudgeFailed(_described(reply)) from (reply if isinstance(reply, Exception) else None)
+
+
+def _described(reply: object) -> str:
+    """In one line; the bare message of a KeyError would say too little."""
+    if isinstance(reply, Exception):
+        lines = str(reply).strip().splitlines() or [""]
+        return f"{type(reply).__name__}: {lines[0]}"[:200]
+    return f"it said {reply!r} instead of yes or no"[:200]
 
 
 @seam
@@ -99,7 +136,7 @@ def evaluate(
         result = mlflow.genai.evaluate(data=data, scorers=[_scorer(rows, advance), *judged_by])
     _require_all(store, run_id, rows)
     silent = _failures(result, [item.name for item in judged_by])
-    return Assessed(len(result.result_df), {name: float(value) for name, value in result.metrics.items()}, silent)
+    return Assessed(len(result.result_df), silent)
 
 
 def _identity(data: Any, name: str) -> dict[str, Any]:

@@ -6,11 +6,11 @@ for these gives everything in one call, as MLflow's UI and plain REST see it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from genai_lifecycle.errors import NotFound, TrackingUnavailable
+from genai_lifecycle.errors import NoPromptRegistry, NotFound
 from genai_lifecycle.store.seam import seam
 from genai_server.registry import alias_moves, lease
 from genai_server.registry.alias_moves import Move
@@ -24,9 +24,17 @@ class PromptRef:
     name: str
     version: int | None
     template: str
+    template_name: str = ""  # of a version that an experiment registered: simple, conversational, ...
 
     def __str__(self) -> str:
-        return f"{self.name}/{self.version}" if self.version else f"{self.name} (not in a registry)"
+        if self.version:
+            return f"{self.name}/{self.version}"
+        return f"{self.name} ({self.template_name or 'not in a registry'})"
+
+    @property
+    def label(self) -> str:
+        """For people: `qa/1 simple`."""
+        return f"{self} {self.template_name}" if self.version and self.template_name else str(self)
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,16 @@ class StoredVersion:
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
 
+    @property
+    def ref(self) -> PromptRef:
+        """Without a template where it is a list of chat messages: that is no text for the model."""
+        return PromptRef(
+            self.name, self.version, "" if self.is_chat else self.template, self.tags.get(TEMPLATE_TAG, "")
+        )
+
 
 PRODUCTION, PREVIOUS = "production", alias_moves.PREVIOUS
+TEMPLATE_TAG = "template"  # of a version that an experiment registered
 # What a server without a prompt registry says: an older one has no such route, a restricted one no such feature.
 _NO_REGISTRY = {"ENDPOINT_NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED"}
 _IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
@@ -68,7 +84,7 @@ _NOT_SHOWN = ("mlflow.", "_mlflow", lease.PREFIX)
 
 
 def all_prompts() -> list[StoredPrompt]:
-    """Every prompt with its aliases, by name. Raises TrackingUnavailable where the server keeps no prompts."""
+    """Every prompt with its aliases, by name. Raises NoPromptRegistry where the server keeps none."""
     return sorted(_search(_IS_PROMPT), key=lambda prompt: prompt.name)
 
 
@@ -95,7 +111,7 @@ def _search_mlflow(wanted: str) -> list[Any]:
         return mlflow.search_registered_models(filter_string=wanted)
     except MlflowException as exc:
         if _has_no_registry(exc):
-            raise TrackingUnavailable(
+            raise NoPromptRegistry(
                 "This MLflow server keeps no prompts.", hint="Prompts need MLflow 3; name another --tracking-uri."
             ) from exc
         raise
@@ -127,6 +143,16 @@ def version_of(prompt: StoredPrompt, number: int) -> StoredVersion:
             return version
     known = ", ".join(str(version.version) for version in reversed(there)) or "none"
     raise NotFound(f"There is no version {number} of {prompt.name!r}.", hint=f"There are: {known}.")
+
+
+def in_production(name: str) -> PromptRef | None:
+    """The version that has the alias `production`; None where none has it, or the server keeps no prompts."""
+    try:
+        prompt = find(name)
+    except NoPromptRegistry:
+        return None
+    number = prompt.aliases.get(PRODUCTION) if prompt else None
+    return version_of(prompt, number).ref if prompt and number is not None else None
 
 
 def _prompt(found) -> StoredPrompt:
@@ -173,6 +199,23 @@ def register(name: str, template: str, commit_message: str, tags: Mapping[str, s
     return int(made.version)
 
 
+def register_templates(name: str, templates: Mapping[str, str], commit_message: str) -> list[PromptRef]:
+    """A version of the prompt for each template; a text that has a version already is not registered again.
+
+    Where the server keeps no prompts, every version is None.
+    """
+    try:
+        prompt = find(name)
+    except NoPromptRegistry:
+        return [PromptRef(name, None, template, key) for key, template in templates.items()]
+    stored = {version.template: version.version for version in versions(prompt)} if prompt else {}  # the oldest stays
+    refs = []
+    for key, template in templates.items():
+        number = stored.get(template) or register(name, template, commit_message, {TEMPLATE_TAG: key})
+        refs.append(PromptRef(name, number, template, key))
+    return refs
+
+
 @seam
 def set_alias(name: str, alias: str, version: int) -> None:
     """Point the alias at a version that is there."""
@@ -210,9 +253,9 @@ def delete(name: str) -> None:
 
 
 @seam
-def put_in_production(name: str, version: int, how: str, in_place_of: str = "") -> None:
+def put_in_production(name: str, version: int, how: str) -> None:
     """Move `production`, and `previous` with it; see `alias_moves.put`. Raises Busy when others do all the time."""
-    alias_moves.put(_PromptAliases(name), PRODUCTION, version, how, in_place_of)
+    alias_moves.put(_PromptAliases(name), PRODUCTION, version, how)
 
 
 @seam
@@ -224,14 +267,6 @@ def roll_back(name: str) -> Move:
         Busy: another command has just moved production, or others do all the time.
     """
     return alias_moves.roll_back(_PromptAliases(name), PRODUCTION)
-
-
-@seam
-def take_out_of_production(name: str) -> None:
-    """No version has `production` any more. Raises Busy when others move it all the time."""
-    prompt = _PromptAliases(name)
-    with alias_moves.no_moves(prompt):
-        prompt.delete_alias(PRODUCTION)
 
 
 @seam
@@ -280,60 +315,3 @@ class _PromptAliases:
 
     def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
         tag_version(self._name, version, tags)
-
-
-# --- the templates of the experiment --------------------------------------------------------------
-
-
-@seam
-def register_all(templates: Mapping[str, str], commit_message: str) -> list[PromptRef]:
-    """A version for every template, registered where no version has this text yet.
-
-    A version that somebody has put in production since then is taken in the template's place, where it asks a question.
-    On a tracking server that keeps no prompts, every version is None.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return [_ensure(name, template, commit_message) for name, template in templates.items()]
-    except MlflowException as exc:
-        if _has_no_registry(exc):
-            return [PromptRef(name, None, template) for name, template in templates.items()]
-        raise
-
-
-def _ensure(name: str, template: str, commit_message: str) -> PromptRef:
-    import mlflow
-
-    latest = mlflow.genai.load_prompt(f"prompts:/{name}@latest", allow_missing=True, cache_ttl_seconds=0)
-    same = [version for version in versions(require(name)) if version.template == template] if latest else []
-    if not same:
-        made = mlflow.genai.register_prompt(name=name, template=template, commit_message=commit_message)
-        return PromptRef(name, int(made.version), template)
-    live = _production_version(name)
-    return live if live and "{{question}}" in live.template else PromptRef(name, same[0].version, template)
-
-
-@seam
-def in_production(names: Sequence[str]) -> list[PromptRef]:
-    """The versions that have the alias `production` among these prompts; empty where there is no registry."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = [_production_version(name) for name in names]
-    except MlflowException as exc:
-        if _has_no_registry(exc):
-            return []
-        raise
-    return [prompt for prompt in found if prompt is not None]
-
-
-def _production_version(name: str) -> PromptRef | None:
-    import mlflow
-
-    # cache_ttl_seconds=0: another process may have moved the alias a moment ago.
-    found = mlflow.genai.load_prompt(f"prompts:/{name}@{PRODUCTION}", allow_missing=True, cache_ttl_seconds=0)
-    if found is None:
-        return None
-    # a list of chat messages is no text for the model; without a variable it goes into no version
-    return PromptRef(name, int(found.version), found.template if isinstance(found.template, str) else "")

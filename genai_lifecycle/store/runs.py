@@ -18,6 +18,7 @@ from genai_server.registry.filters import equals
 STAGE_TAG = "lifecycle.stage"
 WINNER_TAG = "lifecycle.winner"  # prompt that won, as name/version
 _LINKED, _DESCRIPTION, _LONGEST_DESCRIPTION = "mlflow.linkedPrompts", "mlflow.note.content", 5000
+EVALUATE = "evaluate"  # stage of a run: one prompt over the cases, in an experiment or an evaluation
 PROCESS_TAG = "lifecycle.process"  # host:pid, to tell a run that died from one under way
 
 
@@ -130,7 +131,7 @@ def measured(store: Store, identity: Mapping[str, str], cases_sha256: str | None
     wanted = {name: identity.get(name, "") for name in ("prompt", "weights_sha256")}
     wanted |= {"cases_sha256": cases_sha256} if cases_sha256 else {}
     same = " and ".join(equals(f"params.{name}", value) for name, value in wanted.items())
-    found = _newest(store, f"tags.`{STAGE_TAG}` = 'template' and {same}")
+    found = _newest(store, f"tags.`{STAGE_TAG}` = '{EVALUATE}' and {same}")
     return found.data.metrics if found else {}
 
 

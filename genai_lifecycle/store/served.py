@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from genai_lifecycle.store import evaluations, runs
+from genai_lifecycle.store import runs
 from genai_lifecycle.store.seam import seam
 from genai_server.registry.filters import equals
 
@@ -64,7 +64,6 @@ class BaselineRun:
 
     run_id: str
     experiment_id: str
-    stage: str  # evaluate | template (of an experiment)
     start_ms: int
 
 
@@ -195,16 +194,16 @@ def baseline(prompt: str, model: str, version: str) -> BaselineRun | None:
     import mlflow
 
     client = mlflow.MlflowClient()
-    wanted = [(evaluations.STAGE, {"prompt": prompt, "model_name": model, "model_version": version})]
+    wanted = [{"prompt": prompt, "model_name": model, "model_version": version}]
     if weights := _weights(client, model, version):
-        wanted.append(("template", {"prompt": prompt, "weights_sha256": weights}))
+        wanted.append({"prompt": prompt, "weights_sha256": weights})
     everywhere = [item.experiment_id for item in client.search_experiments()]
     found = []
-    for stage, params in wanted:
+    for params in wanted:
         same = " and ".join(equals(f"params.{name}", value) for name, value in params.items())
         newest = client.search_runs(
             everywhere,
-            filter_string=f"tags.`{runs.STAGE_TAG}` = '{stage}' and {same} and attributes.status = 'FINISHED'",
+            filter_string=f"tags.`{runs.STAGE_TAG}` = '{runs.EVALUATE}' and {same} and attributes.status = 'FINISHED'",
             order_by=["attributes.start_time DESC"],
             max_results=20,
         )
@@ -212,8 +211,7 @@ def baseline(prompt: str, model: str, version: str) -> BaselineRun | None:
     if not found:
         return None
     newest = max(found, key=lambda item: item.info.start_time).info
-    stage = next(item.data.tags[runs.STAGE_TAG] for item in found if item.info.run_id == newest.run_id)
-    return BaselineRun(newest.run_id, newest.experiment_id, stage, newest.start_time)
+    return BaselineRun(newest.run_id, newest.experiment_id, newest.start_time)
 
 
 def _weights(client: Any, model: str, version: str) -> str | None:

@@ -55,12 +55,11 @@ class AliasStore(Tags, Protocol):
     def tag_version(self, version: int, tags: Mapping[str, str]) -> None: ...
 
 
-def put(store: AliasStore, alias: str, version: int, how: str, in_place_of: str = "") -> None:
+def put(store: AliasStore, alias: str, version: int, how: str) -> None:
     """Point the alias at the version, and `previous` at the one before. Moves nothing where it is there already.
 
     Args:
         how: it got there; stands in the version's tags.
-        in_place_of: what it takes the place of, where that is something else than the alias' own version.
 
     Raises:
         MoveRefused: another process moves the aliases all the time.
@@ -70,7 +69,7 @@ def put(store: AliasStore, alias: str, version: int, how: str, in_place_of: str 
     with _alone(store) as (lease, _):
         former = store.aliases().get(alias)
         if former != version:
-            _carry_out(store, lease, Move(alias, version, former, how), in_place_of)
+            _carry_out(store, lease, Move(alias, version, former, how))
 
 
 def roll_back(store: AliasStore, alias: str) -> Move:
@@ -143,11 +142,11 @@ def _completed(store: AliasStore, lease: Lease) -> list[Move]:
     return completed
 
 
-def _carry_out(store: AliasStore, lease: Lease, move: Move, in_place_of: str = "") -> Move:
+def _carry_out(store: AliasStore, lease: Lease, move: Move) -> Move:
     """First what the next one needs if we are killed, then the tags of the version, then the alias, then `previous`."""
     lease.note(asdict(move))
     since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    former = in_place_of or ("none" if move.former is None else str(move.former))
+    former = "none" if move.former is None else str(move.former)
     tags = {f"{move.alias}.since": since, f"{move.alias}.how": move.how, f"{move.alias}.former": former}
     store.tag_version(move.version, tags)
     lease.require()

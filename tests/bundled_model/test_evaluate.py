@@ -67,6 +67,6 @@ def test_the_figures_are_printed_for_every_way_of_asking(tiny_gpt2, capsys, monk
     assert evaluate.main(["--model", str(tiny_gpt2)]) == 0
     printed = capsys.readouterr().out
     assert "1 known, 1 unknown questions" in printed
-    for name in ("qa-simple", "qa-conversational", "qa-expert", "qa-educational", "dialogue", "follow-ups (1)"):
+    for name in ("simple", "conversational", "expert", "educational", "dialogue", "follow-ups (1)"):
         assert f"\n{name} " in printed
     assert "p95" in printed

@@ -163,10 +163,9 @@ def test_one_of_two_is_killed_anywhere(hurried):
 # --- real processes on a real registry ------------------------------------------------------------
 
 ORCHESTRATOR = """
-from genai_lifecycle.prompts import promotion
 from genai_lifecycle.store import prompt_registry as registry
 for number in range(8):
-    promotion.move(registry.require("qa"), 3 + number % 2, "gate")
+    registry.put_in_production("qa", 3 + number % 2, "gate")
 """
 SERVER = """
 from genai_server.errors import Conflict

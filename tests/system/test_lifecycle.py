@@ -18,7 +18,7 @@ from cli_process import run_cli
 from conftest import REPO, free_port, make_cases
 from tiny_model import lay_out_as_hub, make_dialogpt
 
-TEMPLATES = ("qa-conversational", "qa-educational", "qa-expert", "qa-simple")
+TEMPLATES = ("qa/1 simple", "qa/2 conversational", "qa/3 expert", "qa/4 educational")
 
 
 def arguments(mode: str, base: Path, *flags: str, uri: str | None = None) -> list[str]:
@@ -68,7 +68,7 @@ def test_the_first_lines_say_what_is_used(finished):
 
 def test_the_summary_says_how_to_go_on(finished):
     summary = finished.stdout[finished.stdout.index("\nSummary") :]
-    assert "is champion, prompt qa-" in summary and "checks passed" in summary
+    assert "is champion, prompt qa/" in summary and "checks passed" in summary
     assert "--mode ui" in summary and "--mode serve --start" in summary
     assert "/bundle && ./build.sh && ./run.sh   then http://127.0.0.1:8000/docs" in summary
 
@@ -81,7 +81,7 @@ def test_the_bundle_holds_the_champion(finished, base):
 
 
 def test_the_libraries_keep_quiet(finished):
-    ours = ("Answering:", "The judge's scorers", "Packaging", "Converted", "Testing", "Exporting")
+    ours = ("Answering:", "Storing:", "The judge's scorers", "Packaging", "Converted", "Testing", "Exporting")
     assert [line for line in finished.stderr.splitlines() if not line.startswith(ours)] == []
 
 
@@ -174,7 +174,7 @@ def test_a_worse_prompt_is_refused_a_better_one_promoted_and_a_server_follows_th
 
     run("prompts", "update", "--name", name, "--template", WORSE)
     said = run("evaluate", "--prompt", f"{name}@production", "--prompt", f"{name}/{worse}", "--cases", str(cases))
-    assert f"win: {name}/{good} beats {name}/{worse}" in said
+    assert f"win: {name}/{good} simple beats {name}/{worse}" in said
     refused = run("prompts", *alias, str(worse), code=16)
     assert f"{name}/{worse} does not go into production: worse than {name}/{good}" in refused
     with serving(base, refresh_s=0.5) as url:
@@ -223,14 +223,14 @@ def test_a_hub_name_from_the_local_cache_goes_through_the_same_life_on_an_mlflow
 
 def test_an_evaluation_on_an_mlflow_server_keeps_every_row(server_url, hub_life):
     base, cases, _ = hub_life
-    prompts = ("--prompt", "qa-simple/1", "--prompt", "qa-expert/1")
+    prompts = ("--prompt", "qa/1", "--prompt", "qa/3")
     done = run_cli(arguments("evaluate", base, "--cases", cases, *prompts, uri=server_url))
     assert done.returncode == 0, done.stderr
-    assert "Evaluation  3 cases, 2 prompts, 6 rows" in done.stdout
+    assert "Evaluation  3 cases, 2 prompts, 6 answers" in done.stdout
     mlflow = connect(server_url)
-    for name in ("qa-simple", "qa-expert"):
-        place = [mlflow.get_experiment_by_name(f"{name}-eval").experiment_id]
-        (run,) = mlflow.search_runs(place, output_format="list")
+    place = [mlflow.get_experiment_by_name("qa-eval").experiment_id]
+    for name in ("qa/1", "qa/3"):
+        (run,) = mlflow.search_runs(place, filter_string=f"params.prompt = '{name}'", output_format="list")
         found = mlflow.search_traces(locations=place, run_id=run.info.run_id, return_type="list")
         assert len(found) == 3 and {"token_f1", "rouge_l", "expected_response"} <= {
             assessment.name for assessment in found[0].info.assessments

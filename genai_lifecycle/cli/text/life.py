@@ -1,4 +1,4 @@
-"""What experiment, deploy, test, serve, export and all tell a person, as text. `main.py` prints it."""
+"""What deploy, test, serve, export and all tell a person, as text. `main.py` prints it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from genai_lifecycle.config import LOCAL_SERVER_PORT, E2EConfig
 from genai_lifecycle.serving.commands import as_typed, mode_command
 
 if TYPE_CHECKING:
-    from genai_lifecycle.evaluation.results import ExperimentResult, TemplateScore
     from genai_lifecycle.lifecycle import LifecycleResult
     from genai_lifecycle.stages.deploy import DeploymentResult
     from genai_lifecycle.stages.export import ExportResult
@@ -17,26 +16,9 @@ if TYPE_CHECKING:
     from genai_lifecycle.stages.test import VerificationReport
 
 
-def of_experiment(result: ExperimentResult) -> str:
-    """A line for each prompt, best first, and what follows from it."""
-    counts = f"{result.cases} cases, {len(result.scores)} prompts, {result.traces} traces"
-    lines = [f"\nExperiment  {counts}, run {result.run_id}", *(f"  {_score(score)}" for score in result.scores)]
-    lines += [f"  {result.verdict}", f"  Judge: {result.judge}"]
-    lines += [f"  Gate: {result.decision}"] if result.decision else []
-    return "\n".join([*lines, f"  {result.in_production or result.winner} is in production"])
-
-
-def _score(score: TemplateScore) -> str:
-    f1, metrics = score.token_f1, score.metrics
-    return (
-        f"{score.prompt!s:24} token F1 {f1.mean:.3f} [{f1.low:.3f}, {f1.high:.3f}]  "
-        f"ended {metrics['ended_rate']:.0%}  {metrics['tokens_per_second']:.0f} tokens/s"
-    )
-
-
 def of_deployment(result: DeploymentResult) -> str:
     """What was registered."""
-    return f"\nDeployment  {result.name} version {result.version} with prompt {result.prompt}, alias candidate"
+    return f"\nDeployment  {result.name} version {result.version} with prompt {result.prompt.label}, alias candidate"
 
 
 def of_report(report: VerificationReport) -> str:
@@ -76,7 +58,7 @@ def of_summary(config: E2EConfig, model: object, result: LifecycleResult) -> str
     """What a person wants to know at the end of `--mode all`, and what to type next."""
     report, total_s = result.report, sum(result.seconds.values())
     before = f"previous is version {report.previous}" if report.previous else "no previous version"
-    version = f"{report.name} version {report.version} is champion, prompt {result.deployment.prompt}; {before}"
+    version = f"{report.name} version {report.version} is champion, prompt {result.deployment.prompt.label}; {before}"
     port = ["--port", str(config.port)] if config.port else []
     bundle = f"not written: {result.export_declined}"
     if result.export:

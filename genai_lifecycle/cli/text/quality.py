@@ -1,4 +1,4 @@
-"""What the modes evaluate, verify, monitor and import-feedback tell a person, as text. `main.py` prints it."""
+"""What the modes verify, monitor and import-feedback tell a person, as text. `main.py` prints it."""
 
 from __future__ import annotations
 
@@ -8,41 +8,11 @@ from typing import TYPE_CHECKING
 from genai_lifecycle.serving.commands import as_typed
 
 if TYPE_CHECKING:
-    from genai_lifecycle.evaluation.results import Evaluated, EvaluationReport
     from genai_lifecycle.monitoring.report import MonitorReport
     from genai_lifecycle.stages.import_feedback import FeedbackImport
     from genai_lifecycle.stages.verify import ServerComparison
 
-SHOWN_SCORES = ("token_f1", "rouge_l", "passed")  # the others stand in the report
 SHOWN_REQUESTS = 5  # that have no trace; the others are counted
-
-
-def of_evaluation(result: EvaluationReport) -> str:
-    """Two lines for each prompt and model version, best first, and what follows from it."""
-    again = f", {result.reused} answers from before" if result.reused else ""
-    lines = [
-        f"\nEvaluation  {result.cases} cases, {len(result.evaluated)} prompts, {result.rows} rows,"
-        f" run {result.run_id}{again}"
-    ]
-    lines += [_evaluated(item) for item in result.evaluated]
-    lines += [f"  {result.verdict}"] if result.verdict else []
-    lines += [f"  Judge: {result.judge}", *(f"  Left out: {sentence}" for sentence in result.left_out)]
-    lines += [f"  Gate: {result.decision}"] if result.decision else []
-    lines += [f"  {result.in_production} is in production"] if result.in_production else []
-    spent = f"  {result.compute_s:.0f} s answering and scoring, {result.mlflow_s:.0f} s MLflow's own writing"
-    return "\n".join([*lines, spent])
-
-
-def _evaluated(item: Evaluated) -> str:
-    scores = [
-        f"{name} {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
-        for name, found in item.scores.items()
-        if name in SHOWN_SCORES
-    ]
-    return (
-        f"  {item.label:24} {'  '.join(scores)}  {item.metrics['latency_ms']:.0f} ms\n"
-        f"    experiment {item.experiment}, run {item.run_id}"
-    )
 
 
 def of_comparison(report: ServerComparison) -> str:

@@ -12,7 +12,7 @@ from conftest import REPO, make_cases
 from genai_lifecycle.cli import main as cli
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.evaluation.gate import Decision
-from genai_lifecycle.evaluation.results import ExperimentResult
+from genai_lifecycle.evaluation.results import EvaluationResult, PromptResult
 from genai_lifecycle.evaluation.statistics import Interval, Verdict
 from genai_lifecycle.store.prompt_registry import PromptRef
 
@@ -74,7 +74,7 @@ def test_a_bad_case_file_leaves_no_run_and_no_prompt(run, tmp_path, tiny_gpt2):
 
     run("--mode", "experiment", "--model", str(tiny_gpt2), "--cases", str(tmp_path / "none.jsonl"))
     assert mlflow.search_runs(search_all_experiments=True).empty
-    assert mlflow.genai.load_prompt("prompts:/qa-simple@latest", allow_missing=True) is None
+    assert mlflow.genai.load_prompt("prompts:/qa@latest", allow_missing=True) is None
 
 
 def test_a_tracking_server_that_does_not_answer(run):
@@ -149,14 +149,15 @@ def test_ctrl_c_has_the_exit_code_that_a_shell_expects(run, monkeypatch):
 
 
 def test_a_winner_that_the_gate_refuses_is_told_with_what_stays_and_the_gates_exit_code(run, monkeypatch):
-    winner, stays = PromptRef("qa-expert", 1, "{{question}}"), PromptRef("qa-simple", 2, "{{question}}")
+    winner, stays = PromptRef("qa", 3, "{{question}}", "expert"), PromptRef("qa", 1, "{{question}}", "simple")
     decision = Decision(False, False, "on", False, ("token_f1 0.300 is below 0.5",))
-    verdict = Verdict("win", "qa-expert/1", "qa-simple/2", "token_f1", Interval(0.1, 0.05, 0.15))
-    result = ExperimentResult("r", (), verdict, winner, 4, 8, "none", 1.0, decision, stays)
+    verdict = Verdict("win", "qa/3 expert", "qa/1 simple", "token_f1", Interval(0.1, 0.05, 0.15))
+    best = PromptResult("qa/3 expert", winner, "", "r2", "e", {"ended_rate": 1.0}, {})
+    result = EvaluationResult("r", (best,), verdict, 4, 8, 0, "none", None, (), 1.0, 1.0, decision, stays)
     monkeypatch.setattr(cli, "_opened", lambda config: SimpleNamespace(experiment=lambda: result))
     code, out, err = run("--mode", "experiment")
-    assert out.endswith("  Gate: refused: token_f1 0.300 is below 0.5\n  qa-simple/2 is in production\n")
-    assert_told((code, out, err), 16, "The gate refused qa-expert/1: token_f1 0.300 is below 0.5.")
+    assert "  Gate: refused: token_f1 0.300 is below 0.5\n  qa/1 simple is in production\n" in out
+    assert_told((code, out, err), 16, "The gate refused qa/3 expert: token_f1 0.300 is below 0.5.")
 
 
 def test_help_imports_nothing_heavy():

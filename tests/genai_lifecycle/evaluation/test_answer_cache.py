@@ -1,41 +1,42 @@
-"""The ledger: what was computed is found again, also after a kill in the middle of a line."""
+"""The answer cache: what was computed is found again, also after a kill in the middle of a line."""
 
 from __future__ import annotations
 
-from genai_lifecycle.evaluation.answer_cache import Kept, Ledger, key
+from genai_lifecycle.evaluation.answer_cache import AnswerCache, key
+from genai_lifecycle.evaluation.answers import CaseAnswer
 
 IDENTITY = {"prompt": "p/1", "model": "m-1", "seed": 0}
-KEPT = Kept("An\u2028answer {x} 🙂", "stop", 5, 3, 41.5, None, "Q: a", 1, 2, 3)
+ANSWER = CaseAnswer("An\u2028answer {x} 🙂", "An answer.", "stop", 3, 41.5, None, 5, "Q: a", 1, 2, 3, 4)
 
 
 def test_answers_are_found_by_the_next_process(tmp_path):
-    Ledger(tmp_path, IDENTITY).add([("a", KEPT), ("b", KEPT)])
-    again = Ledger(tmp_path, IDENTITY)
-    assert (again.get("a"), again.get("b"), again.get("c"), len(again)) == (KEPT, KEPT, None, 2)
+    AnswerCache(tmp_path, IDENTITY).add([("a", ANSWER), ("b", ANSWER)])
+    again = AnswerCache(tmp_path, IDENTITY)
+    assert (again.get("a"), again.get("b"), again.get("c"), len(again)) == (ANSWER, ANSWER, None, 2)
 
 
-def test_another_prompt_model_or_seed_has_another_ledger(tmp_path):
-    Ledger(tmp_path, IDENTITY).add([("a", KEPT)])
+def test_another_prompt_model_or_seed_has_another_cache(tmp_path):
+    AnswerCache(tmp_path, IDENTITY).add([("a", ANSWER)])
     for change in ({"prompt": "p/2"}, {"model": "m-2"}, {"seed": 1}):
-        assert Ledger(tmp_path, IDENTITY | change).get("a") is None
+        assert AnswerCache(tmp_path, IDENTITY | change).get("a") is None
 
 
 def test_half_a_line_of_a_process_that_was_killed_is_dropped(tmp_path):
-    ledger = Ledger(tmp_path, IDENTITY)
-    ledger.add([("a", KEPT), ("b", KEPT)])
-    ledger.file.write_bytes(ledger.file.read_bytes()[:-20])
-    again = Ledger(tmp_path, IDENTITY)
-    assert (again.get("a"), again.get("b")) == (KEPT, None)
-    again.add([("b", KEPT)])
-    assert Ledger(tmp_path, IDENTITY).get("b") == KEPT
+    cache = AnswerCache(tmp_path, IDENTITY)
+    cache.add([("a", ANSWER), ("b", ANSWER)])
+    cache.file.write_bytes(cache.file.read_bytes()[:-20])
+    again = AnswerCache(tmp_path, IDENTITY)
+    assert (again.get("a"), again.get("b")) == (ANSWER, None)
+    again.add([("b", ANSWER)])
+    assert AnswerCache(tmp_path, IDENTITY).get("b") == ANSWER
 
 
 def test_the_file_goes_when_all_is_well(tmp_path):
-    ledger = Ledger(tmp_path, IDENTITY)
-    ledger.add([("a", KEPT)])
-    ledger.close()
-    assert not ledger.file.exists()
-    assert Ledger(tmp_path, IDENTITY).get("a") is None
+    cache = AnswerCache(tmp_path, IDENTITY)
+    cache.add([("a", ANSWER)])
+    cache.close()
+    assert not cache.file.exists()
+    assert AnswerCache(tmp_path, IDENTITY).get("a") is None
 
 
 def test_the_key_does_not_depend_on_the_order_of_names():

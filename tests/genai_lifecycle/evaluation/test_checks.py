@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from genai_lifecycle.evaluation import checks
-from genai_lifecycle.evaluation.checks import CHECKS, Answered, Assertion, Finding, all_passed, run_check
+from genai_lifecycle.evaluation.answers import CaseAnswer
+from genai_lifecycle.evaluation.checks import CHECKS, Assertion, Finding, all_passed, run_check
 
 LONG = "one two three " * 6
 # name: (assertion, answer that passes, answer that does not)
@@ -38,7 +39,7 @@ EACH = {
 def test_a_check_passes_and_fails(name):
     wanted, good, bad = EACH[name]
     for text, passes in ((good, True), (bad, False)):
-        answered = Answered(text, reference="Life is the answer")
+        answered = CaseAnswer(text, reference="Life is the answer")
         found = run_check(answered, wanted)
         assert found.passed is passes, found
         assert found.why
@@ -48,7 +49,7 @@ def test_a_check_passes_and_fails(name):
 
 
 def test_checks_of_what_is_not_the_text():
-    fast = Answered("a", completion_tokens=5, latency_ms=80, log_likelihood=-0.4, finish_reason="length")
+    fast = CaseAnswer("a", completion_tokens=5, latency_ms=80, log_likelihood=-0.4, finish_reason="length")
     passing = [
         Assertion("latency", threshold=100), Assertion("tokens", {"max": 5}), Assertion("log-likelihood"),
         Assertion("finish-reason", "length"),
@@ -59,7 +60,7 @@ def test_checks_of_what_is_not_the_text():
     ]  # fmt: skip
     assert [run_check(fast, item).passed for item in passing] == [True] * 4
     assert [run_check(fast, item).passed for item in failing] == [False] * 4
-    assert not run_check(Answered("a"), Assertion("log-likelihood")).passed
+    assert not run_check(CaseAnswer("a"), Assertion("log-likelihood")).passed
 
 
 def test_every_check_was_tried():

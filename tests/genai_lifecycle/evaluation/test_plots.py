@@ -6,16 +6,16 @@ import matplotlib.image
 import pytest
 
 from genai_lifecycle.evaluation import plots
-from genai_lifecycle.evaluation.results import TemplateScore
+from genai_lifecycle.evaluation.results import PromptResult
 from genai_lifecycle.evaluation.statistics import Interval
 from genai_lifecycle.store.prompt_registry import PromptRef
 
 
-def scores(*values: float) -> list[TemplateScore]:
+def results(*values: float) -> list[PromptResult]:
     return [
-        TemplateScore(
-            PromptRef(f"prompt-{i}", 1, ""), "run", {"tokens_per_second": 100 * value},
-            Interval(value, max(0.0, value - 0.2), min(1.0, value + 0.2)),
+        PromptResult(
+            f"prompt/{i}", PromptRef("prompt", i, ""), "", "run", "experiment", {"tokens_per_second": 100 * value},
+            {"token_f1": Interval(value, max(0.0, value - 0.2), min(1.0, value + 0.2))},
         )
         for i, value in enumerate(values)
     ]  # fmt: skip
@@ -23,8 +23,8 @@ def scores(*values: float) -> list[TemplateScore]:
 
 @pytest.mark.parametrize("values", [(0.2, 0.8), (0.0, 1.0), (0.5,)])
 def test_both_plots_draw(tmp_path, values):
-    plots.quality(scores(*values), 10, tmp_path / "quality.png")
-    plots.speed(scores(*values), tmp_path / "speed.png")
+    plots.quality(results(*values), "token_f1", 10, tmp_path / "quality.png")
+    plots.speed(results(*values), tmp_path / "speed.png")
     for name in ("quality.png", "speed.png"):
         pixels = matplotlib.image.imread(tmp_path / name)
         assert pixels.shape == (384, 840, 4)
@@ -32,6 +32,6 @@ def test_both_plots_draw(tmp_path, values):
 
 
 def test_other_scores_give_another_picture(tmp_path):
-    plots.quality(scores(0.2, 0.8), 10, tmp_path / "a.png")
-    plots.quality(scores(0.2, 0.3), 10, tmp_path / "b.png")
+    plots.quality(results(0.2, 0.8), "token_f1", 10, tmp_path / "a.png")
+    plots.quality(results(0.2, 0.3), "token_f1", 10, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()

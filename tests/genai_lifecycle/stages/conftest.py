@@ -13,14 +13,14 @@ import pytest
 from tiny_model import make_taught_gpt2
 
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.evaluation.results import ExperimentResult
+from genai_lifecycle.evaluation.results import EvaluationResult
 from genai_lifecycle.models.source import ModelSource, weights_sha256
 from genai_lifecycle.prompts.templates import TEMPLATES
 from genai_lifecycle.stages.deploy import DeploymentResult
 from genai_lifecycle.store.maintenance import locations
 from genai_lifecycle.store.tracking_store import Store, open_store
 
-TAUGHT = "qa-expert"  # the prompt after which the model knows the answers
+TAUGHT = "expert"  # the template after which the model knows the answers
 RESULTS = "results.pickle"
 CASES = {
     "What is overfitting?": "Overfitting is learning the data too closely.",
@@ -71,8 +71,8 @@ def _begin(life: Life) -> None:
     from genai_lifecycle.stages.experiment import run_experiment
 
     experimented = run_experiment(life.config, life.source, life.store)
-    metrics = experimented.scores[0].metrics
-    deployed = deploy_model(life.config, life.source, life.store, experimented.winner, metrics)
+    winner = experimented.winner
+    deployed = deploy_model(life.config, life.source, life.store, winner.prompt, winner.metrics)
     results = Path(life.config.data_dir).with_name(RESULTS)
     results.write_bytes(pickle.dumps((life.config.data_dir, experimented, deployed)))
 
@@ -87,12 +87,12 @@ def shared_life(taught_model, first_life, tmp_path_factory) -> Life:
     return make_life(base, taught_model)
 
 
-def _results(base: Path) -> tuple[str, ExperimentResult, DeploymentResult]:
+def _results(base: Path) -> tuple[str, EvaluationResult, DeploymentResult]:
     return pickle.loads((base / RESULTS).read_bytes())
 
 
 @pytest.fixture(scope="module")
-def experimented(first_life) -> ExperimentResult:
+def experimented(first_life) -> EvaluationResult:
     """The life's first experiment."""
     return _results(first_life)[1]
 

@@ -51,7 +51,7 @@ class History:
         import mlflow
 
         parent = self.run("experiment", days)
-        child = self.run("template", days, parent, prompt="qa-simple/1", weights_sha256=weights)
+        child = self.run(runs.EVALUATE, days, parent, prompt="qa-simple/1", weights_sha256=weights)
         for _ in range(2):
             mlflow.start_span_no_context("answer", metadata={"mlflow.sourceRun": child}).end()
         mlflow.flush_trace_async_logging()
@@ -393,6 +393,6 @@ def test_it_waits_for_no_other_run(history):
 def test_a_prompt_is_no_model_of_ours(history):
     from genai_lifecycle.store import prompt_registry as registry
 
-    registry.register_all({"qa-simple": "{{question}}"}, "a prompt")
+    registry.register("qa-simple", "{{question}}", "a prompt", {})
     assert inventory.versions() == []
     assert clean_module.clean(replace(history.config, older_than_days=0, keep=0), history.store).disposals == ()

@@ -44,7 +44,7 @@ def test_the_version_is_the_candidate_and_nothing_else(life, deployed):
 
 def test_the_version_names_prompt_model_weights_and_run(life, deployed):
     tags = model_registry.by_alias(deployed.name, "candidate").tags
-    assert tags["prompt"] == "qa-expert/1"
+    assert tags["prompt"] == "qa/3"
     assert tags["weights_sha256"] == life.source.weights_sha256 == deployed.weights_sha256
     assert (tags["model"], tags["run_id"]) == ("taught", deployed.run_id)
 
@@ -52,16 +52,16 @@ def test_the_version_names_prompt_model_weights_and_run(life, deployed):
 def test_the_logged_model_is_linked_to_run_prompt_and_metrics(life, deployed, experimented):
     logged = mlflow.get_logged_model(deployed.model_id)
     assert logged.source_run_id == deployed.run_id
-    assert json.loads(logged.tags["mlflow.linkedPrompts"]) == [{"name": "qa-expert", "version": "1"}]
+    assert json.loads(logged.tags["mlflow.linkedPrompts"]) == [{"name": "qa", "version": "3"}]
     metrics = {metric.key: metric.value for metric in logged.metrics}
     # run_metrics of the deploy are linked too, as MLflow does for a model that is logged in a run
-    assert {name: metrics[name] for name in experimented.scores[0].metrics} == pytest.approx(
-        experimented.scores[0].metrics
+    assert {name: metrics[name] for name in experimented.winner.metrics} == pytest.approx(
+        experimented.winner.metrics
     )
     assert metrics["int8_token_f1"] <= 1
     run = mlflow.get_run(deployed.run_id)
     assert [out.model_id for out in run.outputs.model_outputs] == [deployed.model_id]
-    assert (run.info.status, run.data.params["prompt"]) == ("FINISHED", "qa-expert/1")
+    assert (run.info.status, run.data.params["prompt"]) == ("FINISHED", "qa/3")
 
 
 def test_the_signature_has_parameters_only(package):
@@ -102,13 +102,13 @@ def test_an_input_example_shows_the_column(package):
 
 def test_the_prompt_is_frozen_into_the_package(package):
     prompt = json.loads((package / "artifacts" / "prompt.json").read_text("utf-8"))
-    assert (prompt["name"], prompt["version"], prompt["turn_format"]) == ("qa-expert", 1, "plain")
+    assert (prompt["name"], prompt["version"], prompt["turn_format"]) == ("qa", 3, "plain")
 
 
 def test_golden_answers_are_the_models_own(package, life, experimented):
     golden = json.loads((package / "artifacts" / "golden.json").read_text("utf-8"))
     text_model = load_text_model(life.source.path, "plain")
-    answers = greedy_answers(text_model, experimented.winner.template, [item["question"] for item in golden], 40)
+    answers = greedy_answers(text_model, experimented.winner.prompt.template, [item["question"] for item in golden], 40)
     assert len(golden) == 5
     assert [item["token_ids"] for item in golden] == [answer.token_ids for answer in answers]
     assert golden[0]["answer"] == "Overfitting is learning the data too closely."
@@ -123,12 +123,12 @@ def test_bad_cases_leave_no_version(life, deployed, experimented, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     config = dataclasses.replace(life.config, cases=tmp_path / "empty.jsonl")
     with pytest.raises(CasesInvalid):
-        deploy_model(config, life.source, life.store, experimented.winner, {})
+        deploy_model(config, life.source, life.store, experimented.winner.prompt, {})
     assert len(mlflow.MlflowClient().search_model_versions(f"name='{deployed.name}'")) == 1
 
 
 def test_the_name_of_a_prompt_is_refused_as_a_models_name(life, deployed, experimented):
-    config = dataclasses.replace(life.config, registered_model_name="qa-simple", engine="torch")
-    with pytest.raises(LifecycleError, match="qa-simple|prompt"):
-        deploy_model(config, life.source, life.store, experimented.winner, {})
-    assert model_registry.by_alias("qa-simple", "candidate") is None
+    config = dataclasses.replace(life.config, registered_model_name="qa", engine="torch")
+    with pytest.raises(LifecycleError, match="qa|prompt"):
+        deploy_model(config, life.source, life.store, experimented.winner.prompt, {})
+    assert model_registry.by_alias("qa", "candidate") is None

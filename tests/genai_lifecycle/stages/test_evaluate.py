@@ -17,12 +17,13 @@ from genai_lifecycle.evaluation import answering
 from genai_lifecycle.evaluation.answer_cache import FOLDER
 from genai_lifecycle.evaluation.evidence import StoredEvidence
 from genai_lifecycle.evaluation.gate import Policy
-from genai_lifecycle.evaluation.results import EvaluationReport
+from genai_lifecycle.evaluation.results import EvaluationResult
 from genai_lifecycle.prompts import promotion
 from genai_lifecycle.stages import evaluate as stage
 from genai_lifecycle.stages.evaluate import run_evaluation
 from genai_lifecycle.stages.rollback import roll_back
 from genai_lifecycle.store import prompt_registry as registry
+from genai_lifecycle.store import traces
 
 ODD = "What is a <b>{{question}}</b>?"  # a case that every life has
 CASES = {
@@ -49,19 +50,19 @@ def configured(life, deployed, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def evaluated(shared_life, deployed, tmp_path_factory) -> EvaluationReport:
+def evaluated(shared_life, deployed, tmp_path_factory) -> EvaluationResult:
     from genai_lifecycle.store.tracking_store import open_store
 
     store = open_store(shared_life.config)
     cases = tmp_path_factory.mktemp("cases") / "odd.yaml"
     cases.write_text(json.dumps(CASES), "utf-8")
-    config = dataclasses.replace(shared_life.config, cases=cases, prompt=("qa-simple/1", "qa-expert@production"),
+    config = dataclasses.replace(shared_life.config, cases=cases, prompt=("qa/1", "qa@production"),
                                  model_version=("candidate",), label="nightly")  # fmt: skip
     return run_evaluation(config, store)
 
 
-def by_name(report: EvaluationReport, name: str):
-    return next(item for item in report.evaluated if item.prompt.name == name)
+def by_template(report: EvaluationResult, name: str):
+    return next(item for item in report.results if item.prompt.template_name == name)
 
 
 def traces_of(item) -> list:
@@ -72,29 +73,29 @@ def traces_of(item) -> list:
 # --- what it leaves -------------------------------------------------------------------------------
 
 
-def test_a_run_for_each_prompt_in_an_experiment_of_its_own(evaluated, life, deployed):
-    assert [item.experiment for item in evaluated.evaluated] == ["qa-expert-eval", "qa-simple-eval"]
-    run = mlflow.get_run(by_name(evaluated, "qa-expert").run_id)
+def test_a_run_for_each_version_in_an_experiment_of_the_prompts_own(evaluated, life, deployed):
+    assert [item.experiment for item in evaluated.results] == ["qa-eval", "qa-eval"]
+    run = mlflow.get_run(by_template(evaluated, "expert").run_id)
     assert run.info.status == "FINISHED"
     params = run.data.params
-    assert (params["prompt"], params["prompt_name"], params["prompt_version"]) == ("qa-expert/1", "qa-expert", "1")
+    assert (params["prompt"], params["prompt_name"], params["prompt_version"]) == ("qa/3", "qa", "3")
     assert (params["model_version"], params["input"], params["label"]) == ("1", "odd.yaml: 3 cases", "nightly")
     assert {"latency_ms", "prompt_tokens", "completion_tokens", "total_tokens", "token_f1", "rouge_l", "exact_match",
             "log_likelihood", "repetition"} <= set(run.data.metrics)  # fmt: skip
     assert run.data.metrics["token_f1"] == run.data.metrics["token_f1/mean"] == 1.0
     assert run.data.metrics["contains/mean"] == 1.0
     assert [item.dataset.name for item in run.inputs.dataset_inputs] == [evaluated.dataset]
-    assert json.loads(run.data.tags["mlflow.linkedPrompts"]) == [{"name": "qa-expert", "version": "1"}]
+    assert json.loads(run.data.tags["mlflow.linkedPrompts"]) == [{"name": "qa", "version": "3"}]
 
 
 def test_every_row_has_its_trace_with_assessments_and_expectations(evaluated, deployed):
     assert (evaluated.cases, evaluated.rows) == (3, 6)
-    for item in evaluated.evaluated:
+    for item in evaluated.results:
         found = {trace.data.spans[0].inputs["question"]: trace for trace in traces_of(item)}
         assert set(found) == {ODD, "What is a token?", "What is MLflow?"}
         made = {a.name: a for a in found[ODD].info.assessments}
         assert {"token_f1", "rouge_l", "contains", "latency", "passed", "expected_response"} <= set(made)
-        assert made["passed"].feedback.value is (item.prompt.name == "qa-expert")
+        assert made["passed"].feedback.value is (item.prompt.template_name == "expert")
         assert {a.name for a in found["What is MLflow?"].info.assessments}.isdisjoint({"passed", "contains"})
         assert found[ODD].info.trace_metadata["mlflow.modelId"] == deployed.model_id
         assert found[ODD].info.token_usage["output_tokens"] > 0
@@ -106,17 +107,17 @@ def test_a_case_file_may_have_any_name(life, deployed, tmp_path):
     cases.write_text(
         json.dumps({"question": "What is a token?", "reference": "A token is a piece of a word."}), "utf-8"
     )
-    config = dataclasses.replace(life.config, cases=cases, prompt=("qa-expert/1",), model_version=("candidate",))
+    config = dataclasses.replace(life.config, cases=cases, prompt=("qa/3",), model_version=("candidate",))
     for _ in range(2):
         report = run_evaluation(config, life.store)
     assert report.dataset.startswith('it\'s a "test"-')
     there = [item for item in mlflow.genai.datasets.search_datasets(max_results=50) if item.name == report.dataset]
     assert len(there) == 1
-    assert mlflow.get_run(report.evaluated[0].run_id).data.params["label"] == cases.stem
+    assert mlflow.get_run(report.results[0].run_id).data.params["label"] == cases.stem
 
 
 def test_a_question_with_braces_and_html_reaches_the_model_as_written(evaluated, life):
-    for item in evaluated.evaluated:
+    for item in evaluated.results:
         trace = next(t for t in traces_of(item) if t.data.spans[0].inputs["question"] == ODD)
         spans = {span.name: span for span in trace.data.spans}
         assert spans["generate"].inputs["prompt"] == item.prompt.template.replace("{{question}}", ODD)
@@ -144,7 +145,7 @@ def test_the_cases_are_a_dataset_of_mlflow(evaluated):
     found = mlflow.genai.datasets.search_datasets(filter_string=f"name = '{evaluated.dataset}'")
     assert len(found) == 1 and len(found[0].to_df()) == 3
     places = [mlflow.get_experiment(place).name for place in found[0].experiment_ids]
-    assert {"langchain-e2e", "qa-expert-eval", "qa-simple-eval"} <= set(places)
+    assert {"langchain-e2e", "qa-eval"} <= set(places)
 
 
 def test_the_ledger_is_gone_when_all_is_well(evaluated, life):
@@ -156,8 +157,8 @@ def test_the_ledger_is_gone_when_all_is_well(evaluated, life):
 
 def test_interrupted_and_run_again_nothing_is_computed_twice(configured, life, monkeypatch):
     monkeypatch.setattr(answering, "BATCH", 1)
-    config = configured("qa-expert/1", "qa-simple/1")
-    compute, asked, most = stage.cached_answers, [], [4]
+    config = configured("qa/3", "qa/1")
+    compute, asked, most = stage.answer_cases, [], [4]
 
     def watched(model, template, cases, **more):
         if len(asked) in most:
@@ -165,15 +166,15 @@ def test_interrupted_and_run_again_nothing_is_computed_twice(configured, life, m
         asked.append((template, cases[0].question))
         return compute(model, template, cases, **more)
 
-    monkeypatch.setattr(stage, "cached_answers", watched)
+    monkeypatch.setattr(stage, "answer_cases", watched)
     with pytest.raises(KeyboardInterrupt):
         run_evaluation(config, life.store)
     most.clear()
     again = run_evaluation(config, life.store)
     assert (again.rows, again.reused) == (6, 4)
     assert len(asked) == len(set(asked)) == 6
-    assert all(len(traces_of(item)) == 3 for item in again.evaluated)
-    assert again.evaluated[0].metrics["token_f1"] == 1.0
+    assert all(len(traces_of(item)) == 3 for item in again.results)
+    assert again.results[0].metrics["token_f1"] == 1.0
 
 
 # --- the gate -------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ def live(name: str) -> int:
 
 
 def test_worse_on_purpose_is_refused_better_is_promoted_and_rollback_restores(configured, life):
-    template = registry.version_of(registry.require("qa-expert"), 1).template
+    template = registry.version_of(registry.require("qa"), 3).template
     worse = registry.register("gated", "Nonsense {{question}} nonsense:", "bad", {})
     registry.set_alias("gated", "production", worse)
     better = registry.register("gated", template, "good", {})
@@ -223,27 +224,27 @@ def test_a_prompt_that_was_never_evaluated_is_refused(life, deployed):
 
 
 def test_lost_rows_are_no_success(configured, life, monkeypatch):
-    write = stage.traces.write
-    monkeypatch.setattr(stage.traces, "write", lambda batch, *args: write(batch[1:], *args))
+    write = traces.write
+    monkeypatch.setattr(traces, "write", lambda batch, *args: write(batch[1:], *args))
     with pytest.raises(TrackingUnavailable, match="MLflow stored 2 of 3 rows"):
-        run_evaluation(configured("qa-simple/1"), life.store)
+        run_evaluation(configured("qa/1"), life.store)
     while mlflow.active_run():
         mlflow.end_run("FAILED")
 
 
 def test_prompts_models_and_scorers_that_are_not_there(configured, life):
     for prompts, error, what in (
-        (["none@production"], NotFound, "no prompt 'none'"), (["qa-simple@none"], NotFound, "has no 'none'"),
-        (["qa-simple/9"], NotFound, "no version 9"), (["a b"], ConfigError, "not named as one"),
+        (["none@production"], NotFound, "no prompt 'none'"), (["qa@none"], NotFound, "has no 'none'"),
+        (["qa/9"], NotFound, "no version 9"), (["a b"], ConfigError, "not named as one"),
     ):  # fmt: skip
         with pytest.raises(error, match=what):
             run_evaluation(configured(*prompts), life.store)
     with pytest.raises(NotFound, match="no version '77'"):
-        run_evaluation(dataclasses.replace(configured("qa-simple/1"), model_version=("77",)), life.store)
+        run_evaluation(dataclasses.replace(configured("qa/1"), model_version=("77",)), life.store)
     for scorer, what in (("Nonsense", "no scorer 'Nonsense'"), ("Correctness", "needs a judge"),
                          ("RegexMatch", "more than a name")):  # fmt: skip
         with pytest.raises(ConfigError, match=what):
-            run_evaluation(configured("qa-simple/1", scorer=(scorer,)), life.store)
+            run_evaluation(configured("qa/1", scorer=(scorer,)), life.store)
 
 
 def test_a_variable_that_a_case_lacks_is_named_with_its_line(configured, life):
@@ -257,22 +258,20 @@ def test_the_models_own_prompt_and_a_scorer_that_needs_no_judge(life, deployed, 
         life.config, cases=make_cases(tmp_path / "c.jsonl"), scorer=("PIIDetection",), model_version=("1",)
     )
     report = run_evaluation(config, life.store)
-    assert [item.label for item in report.evaluated] == ["qa-expert/1"]
+    assert [item.label for item in report.results] == ["qa/3"]
     assert report.verdict is None
-    assert {a.name for a in traces_of(report.evaluated[0])[0].info.assessments} >= {"pii_detection", "token_f1"}
+    assert {a.name for a in traces_of(report.results[0])[0].info.assessments} >= {"pii_detection", "token_f1"}
 
 
 def test_a_judge_is_asked_through_mlflow_and_one_that_fails_is_told(configured, life, monkeypatch):
     with judging(monkeypatch) as judge:
-        report = run_evaluation(configured("qa-expert/1", judge_model="openai:/judge"), life.store)
+        report = run_evaluation(configured("qa/3", judge_model="openai:/judge"), life.store)
         assert report.judge == "Correctness, RelevanceToQuery by openai:/judge"
-        assert len(judge.asked) == 6
-        for trace in traces_of(report.evaluated[0]):
+        assert len(judge.asked) == 1 + 6, "it is tried with one question first"
+        for trace in traces_of(report.results[0]):
             said = {a.name: a.feedback.value for a in trace.info.assessments if a.feedback}
             assert (said["correctness"], said["relevance_to_query"]) == ("yes", "yes")
         judge.content = "I like it."
-        report = run_evaluation(
-            configured("qa-expert/1", scorer=("Correctness",), judge_model="openai:/judge"), life.store
-        )
+        report = run_evaluation(configured("qa/3", scorer=("Correctness",), judge_model="openai:/judge"), life.store)
         assert report.judge == "Correctness by openai:/judge; 3 answers were not judged"
-        assert report.evaluated[0].metrics["token_f1"] == 1.0
+        assert report.results[0].metrics["token_f1"] == 1.0

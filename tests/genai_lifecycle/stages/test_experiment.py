@@ -14,7 +14,7 @@ from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
 from genai_lifecycle.errors import CasesInvalid, TrackingUnavailable
 from genai_lifecycle.prompts.production import prompt_in_production
-from genai_lifecycle.prompts.templates import TEMPLATES
+from genai_lifecycle.prompts.templates import PROMPT, TEMPLATES
 from genai_lifecycle.stages import experiment as stage
 from genai_lifecycle.stages.experiment import run_experiment
 from genai_lifecycle.store import prompt_registry as registry
@@ -40,9 +40,8 @@ def nested_runs(life, run_id):
     )
 
 
-def production_aliases() -> dict[str, int | None]:
-    found = {name: mlflow.genai.load_prompt(f"prompts:/{name}@production", allow_missing=True) for name in TEMPLATES}
-    return {name: prompt.version for name, prompt in found.items() if prompt}
+def in_production() -> str:
+    return str(registry.in_production(PROMPT))
 
 
 # --- runs and metrics -----------------------------------------------------------------------------
@@ -50,52 +49,68 @@ def production_aliases() -> dict[str, int | None]:
 
 def test_a_parent_run_with_a_nested_run_per_template(life, experimented):
     runs = nested_runs(life, experimented.run_id)
-    assert sorted(run.info.run_name for run in runs) == sorted(TEMPLATES)
+    assert sorted(run.info.run_name for run in runs) == [
+        "qa/1 simple",
+        "qa/2 conversational",
+        "qa/3 expert",
+        "qa/4 educational",
+    ]
     assert {run.info.status for run in runs} == {"FINISHED"}
     parent = mlflow.get_run(experimented.run_id)
     assert parent.info.status == "FINISHED"
     assert (parent.data.params["cases"], parent.data.params["max_new_tokens"]) == (str(QUESTIONS), "40")
     assert parent.data.params["weights_sha256"] == life.source.weights_sha256
-    assert parent.data.tags["lifecycle.winner"] == "qa-expert/1"
+    assert parent.data.tags["lifecycle.winner"] == "qa/3"
     assert str(experimented.verdict) in parent.data.tags["mlflow.note.content"]  # what the UI shows first
 
 
 def test_every_metric_of_every_template(life, experimented):
     logged = {run.info.run_name: run.data.metrics for run in nested_runs(life, experimented.run_id)}
-    for score in experimented.scores:
-        assert set(score.metrics) == {
-            "success_rate", "ended_rate", "answer_words", "answer_tokens", "seconds_per_answer", "tokens_per_second",
-            "token_f1", "log_likelihood", "repetition",
+    for result in experimented.results:
+        assert set(result.metrics) == {
+            "success_rate", "ended_rate", "answer_words", "seconds_per_answer", "tokens_per_second", "latency_ms",
+            "prompt_tokens", "completion_tokens", "total_tokens", "token_f1", "rouge_l", "exact_match",
+            "log_likelihood", "repetition",
         }  # fmt: skip
-        assert logged[score.prompt.name] == pytest.approx(score.metrics)
-        assert score.token_f1.mean == pytest.approx(score.metrics["token_f1"])
-        assert score.metrics["log_likelihood"] < 0 < score.metrics["tokens_per_second"]
+        assert {name: logged[result.label][name] for name in result.metrics} == pytest.approx(result.metrics)
+        assert result.scores["token_f1"].mean == pytest.approx(result.metrics["token_f1"])
+        assert result.metrics["log_likelihood"] < 0 < result.metrics["tokens_per_second"]
+
+
+def test_the_templates_stand_side_by_side_with_their_assessments(life, experimented):
+    """What MLflow's page "Evaluation runs" lists: runs with a dataset, and traces with assessments."""
+    for run in nested_runs(life, experimented.run_id):
+        assert [item.dataset.name for item in run.inputs.dataset_inputs] == [experimented.dataset]
+        found = mlflow.search_traces(
+            locations=[life.store.experiment_id], run_id=run.info.run_id, return_type="list", max_results=100
+        )
+        for trace in found:
+            assert {"token_f1", "rouge_l", "exact_match", "log_likelihood", "expected_response"} <= {
+                item.name for item in trace.info.assessments
+            }
 
 
 def test_metrics_are_the_means_of_the_table(artifacts, experimented):
     with (artifacts / "results.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["prompt"] == "qa-simple/1"]
-    (score,) = (item for item in experimented.scores if item.prompt.name == "qa-simple")
-    for column, metric in {
-        "token_f1": "token_f1",
-        "log_likelihood": "log_likelihood",
-        "completion_tokens": "answer_tokens",
-    }.items():
-        mean = sum(float(row[column]) for row in rows) / len(rows)
-        assert score.metrics[metric] == pytest.approx(mean, abs=1e-4)
-    assert score.metrics["success_rate"] == sum(row["success"] == "True" for row in rows) / len(rows)
-    assert score.metrics["answer_words"] == pytest.approx(sum(len(row["answer"].split()) for row in rows) / len(rows))
+        rows = [row for row in csv.DictReader(file) if row["prompt"] == "qa/1 simple"]
+    (result,) = (item for item in experimented.results if item.prompt.template_name == "simple")
+    for name in ("token_f1", "log_likelihood", "rouge_l"):
+        mean = sum(json.loads(row["scores"])[name] for row in rows) / len(rows)
+        assert result.metrics[name] == pytest.approx(mean, abs=1e-4)
+    mean = sum(float(row["completion_tokens"]) for row in rows) / len(rows)
+    assert result.metrics["completion_tokens"] == pytest.approx(mean)
+    words = [len(row["answer"].split()) for row in rows]
+    assert result.metrics["answer_words"] == pytest.approx(sum(words) / len(words))
 
 
 def test_the_prompt_that_knows_the_answers_wins(experimented):
-    assert (experimented.verdict.outcome, experimented.verdict.winner) == ("win", "qa-expert/1")
-    assert (str(experimented.winner), str(experimented.in_production)) == ("qa-expert/1", "qa-expert/1")
-    assert experimented.decision.reasons == ("nothing was in production before",)
-    assert experimented.scores[0].metrics["token_f1"] == 1.0
-    assert experimented.scores[0].metrics["log_likelihood"] > -0.1  # the references are what it was taught
-    assert [score.metrics["token_f1"] for score in experimented.scores] == sorted(
-        (score.metrics["token_f1"] for score in experimented.scores), reverse=True
-    )
+    assert (experimented.verdict.outcome, experimented.verdict.winner) == ("win", "qa/3 expert")
+    assert (str(experimented.winner.prompt), str(experimented.in_production)) == ("qa/3", "qa/3")
+    assert str(experimented.decision) == "passed: token_f1 1.000 is at least 0; no latency was measured"
+    assert experimented.winner.metrics["token_f1"] == 1.0
+    assert experimented.winner.metrics["log_likelihood"] > -0.1  # the references are what it was taught
+    f1 = [result.metrics["token_f1"] for result in experimented.results]
+    assert f1 == sorted(f1, reverse=True)
 
 
 def test_the_judge_is_said_to_be_skipped(experimented, artifacts):
@@ -119,27 +134,27 @@ def test_one_trace_per_answer_with_its_steps(life, experimented):
             assert [step.span_type for step in steps] == ["PARSER", "LLM", "EVALUATOR"]
             assert {step.parent_id for step in steps} == {root.span_id}
             assert all(root.start_time_ns <= s.start_time_ns <= s.end_time_ns <= root.end_time_ns for s in steps)
-    assert experimented.traces == QUESTIONS * len(TEMPLATES)
+    assert experimented.rows == QUESTIONS * len(TEMPLATES)
 
 
 def test_a_trace_holds_prompt_answer_tokens_and_scores(life, experimented):
     found = mlflow.search_traces(
         locations=[life.store.experiment_id],
-        filter_string="tags.template = 'qa-expert' and tags.prompt_version = '1'",
+        filter_string="tags.template = 'expert' and tags.prompt_version = '3'",
         return_type="list",
         max_results=100,
     )
     assert len(found) >= QUESTIONS
     trace = next(t for t in found if "braces" in t.data.response)
     steps = {span.name: span for span in trace.data.spans}
-    prompt = TEMPLATES["qa-expert"].replace("{{question}}", "What is a <b>{{question}}</b>?", 1)
+    prompt = TEMPLATES["expert"].replace("{{question}}", "What is a <b>{{question}}</b>?", 1)
     assert steps["render"].outputs == {"prompt": prompt}
     assert steps["generate"].inputs == {"prompt": prompt}
     assert steps["generate"].outputs == {"answer": "A question with braces {x} 🙂.", "finish_reason": "stop"}
-    assert steps["score"].outputs["token_f1"] == 1.0
+    assert steps["score"].outputs["log_likelihood"] > -0.1
     usage = trace.info.token_usage
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] > 0
-    assert json.loads(trace.info.tags["mlflow.linkedPrompts"]) == [{"name": "qa-expert", "version": "1"}]
+    assert json.loads(trace.info.tags["mlflow.linkedPrompts"]) == [{"name": "qa", "version": "3"}]
 
 
 # --- artifacts ------------------------------------------------------------------------------------
@@ -152,7 +167,7 @@ def test_table_report_prompts_and_images(artifacts, experimented):
     with (artifacts / "results.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == QUESTIONS * len(TEMPLATES)
     assert str(experimented.verdict) in (artifacts / "report.md").read_text("utf-8")
-    assert {item["name"] for item in json.loads((artifacts / "prompts.json").read_text())} == set(TEMPLATES)
+    assert {item["template_name"] for item in json.loads((artifacts / "prompts.json").read_text())} == set(TEMPLATES)
     for name in ("quality.png", "speed.png"):
         data = (artifacts / name).read_bytes()
         assert data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
@@ -165,23 +180,46 @@ def test_nothing_is_left_in_the_staging_folder(life, experimented):
 # --- prompts --------------------------------------------------------------------------------------
 
 
+def test_one_prompt_has_a_version_for_each_template(life, experimented):
+    stored = registry.versions(registry.require(PROMPT))
+    assert {version.tags["template"]: version.template for version in stored} == TEMPLATES
+    assert registry.require(PROMPT).aliases == {"production": 3}
+
+
 def test_a_second_experiment_registers_nothing_new_and_does_without_its_judge(new_life, monkeypatch):
     life = new_life()
     first = run_experiment(life.config, life.source, life.store)
-    assert production_aliases() == {"qa-expert": 1}
-    # As an experiment that was killed between its last two calls would leave it:
-    mlflow.genai.set_prompt_alias("qa-simple", "production", 1)
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     config = dataclasses.replace(life.config, judge_model="openai:/")  # no judge has this address
     second = run_experiment(config, life.source, life.store)
-    assert second.judge.startswith("failed after 0 of 5 answers")
-    assert production_aliases() == {"qa-expert": 1}
-    for name in TEMPLATES:
-        assert mlflow.genai.load_prompt(f"prompts:/{name}@latest").version == 1
-        assert mlflow.genai.load_prompt(f"prompts:/{name}/2", allow_missing=True) is None
+    assert second.judge.startswith("skipped: openai:/ failed: ")
+    assert in_production() == "qa/3" and second.decision is None
+    assert registry.require(PROMPT).latest == 4
     assert len(nested_runs(life, second.run_id)) == len(nested_runs(life, first.run_id)) == 4
-    same = [(s.prompt, s.metrics["token_f1"], s.token_f1) for s in first.scores]
-    assert same == [(s.prompt, s.metrics["token_f1"], s.token_f1) for s in second.scores]
+    same = [(item.prompt, item.metrics["token_f1"], item.scores["token_f1"]) for item in first.results]
+    assert same == [(item.prompt, item.metrics["token_f1"], item.scores["token_f1"]) for item in second.results]
+
+
+def test_interrupted_and_run_again_nothing_is_computed_twice(new_life, monkeypatch):
+    life, asked = new_life(), []
+    answer = stage.answer_cases
+
+    def watched(model, template, cases, **more):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(template)
+        return answer(model, template, cases, **more)
+
+    monkeypatch.setattr(stage, "answer_cases", watched)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(life.config, life.source, life.store)
+    monkeypatch.setattr(stage, "answer_cases", answer)
+    again = run_experiment(life.config, life.source, life.store)
+    assert (again.reused, again.rows) == (2 * QUESTIONS, 4 * QUESTIONS)
+    assert in_production() == "qa/3"
+    assert ["tokens_per_second" in item.metrics for item in sorted(again.results, key=lambda item: item.label)] == [
+        False, False, True, True,
+    ]  # fmt: skip
 
 
 def test_a_server_without_a_prompt_registry(new_life, monkeypatch, tmp_path):
@@ -191,42 +229,52 @@ def test_a_server_without_a_prompt_registry(new_life, monkeypatch, tmp_path):
     def no_such_route(*_, **__):
         raise MlflowException("No API found with such a path", error_code=ENDPOINT_NOT_FOUND)
 
-    for name in ("load_prompt", "register_prompt", "set_prompt_alias", "delete_prompt_alias"):
+    for name in ("register_prompt", "set_prompt_alias", "delete_prompt_alias"):
         monkeypatch.setattr(mlflow.genai, name, no_such_route)
+    monkeypatch.setattr(mlflow, "search_registered_models", no_such_route)
     life = new_life()
     result = run_experiment(life.config, life.source, life.store)
-    assert {score.prompt.version for score in result.scores} == {None}
-    assert result.winner.name == "qa-expert"
-    assert "qa-expert (not in a registry)" in str(result.winner)
+    assert {item.prompt.version for item in result.results} == {None}
+    assert (result.winner.label, str(result.in_production)) == ("qa (expert)", "qa (expert)")
 
     prompt = prompt_in_production(life.config, life.store)
-    assert prompt == result.winner
+    assert prompt == result.winner.prompt
     config = dataclasses.replace(life.config, engine="torch")
-    made = deploy_model(config, life.source, life.store, prompt, result.scores[0].metrics)
-    assert model_registry.candidate(made.name).tags["prompt"] == "qa-expert (not in a registry)"
+    made = deploy_model(config, life.source, life.store, prompt, result.winner.metrics)
+    assert made.model_version.tags["prompt"] == "qa (expert)"
+    assert model_registry.candidate(made.model_version.name).version == made.model_version.version
     folder = mlflow.artifacts.download_artifacts(f"models:/{made.model_id}", dst_path=str(tmp_path / "download"))
     kept = json.loads((Path(folder) / "artifacts" / "prompt.json").read_text("utf-8"))
-    assert (kept["version"], kept["template"]) == (None, TEMPLATES["qa-expert"])
+    assert (kept["version"], kept["template"]) == (None, TEMPLATES["expert"])
 
 
-def test_the_gate_decides_whether_the_winner_takes_the_place_of_another_prompt(new_life, tmp_path):
+def test_the_gate_decides_whether_the_winner_takes_the_place_of_another_version(new_life, tmp_path):
     life = new_life()
-    (simple,) = registry.register_all({"qa-simple": "An old text: {{question}}"}, "before")
-    registry.set_alias("qa-simple", registry.PRODUCTION, simple.version)
+    number = registry.register(PROMPT, "An old text: {{question}}", "before", {})
+    registry.set_alias(PROMPT, registry.PRODUCTION, number)
     harsh = tmp_path / "gate.yaml"
     harsh.write_text("prompt: {threshold: 1.5}")
     config = dataclasses.replace(life.config, gate=harsh)
     refused = run_experiment(config, life.source, life.store)
-    assert {str(score.prompt) for score in refused.scores} >= {"qa-simple/1", "qa-simple/2", "qa-expert/1"}
-    assert (str(refused.winner), str(refused.in_production)) == ("qa-expert/1", "qa-simple/1")
-    assert production_aliases() == {"qa-simple": 1} and "token_f1 1.000 is below 1.5" in str(refused.decision)
-    said = mlflow.artifacts.load_dict(f"runs:/{refused.run_id}/decision.json")
-    assert (said["subject"], said["allowed"]) == ("qa-expert/1", False)
+    assert {str(item.prompt) for item in refused.results} == {f"qa/{number}" for number in range(1, 6)}
+    assert (str(refused.winner.prompt), str(refused.in_production)) == ("qa/4", "qa/1")
+    assert in_production() == "qa/1" and "token_f1 1.000 is below 1.5" in str(refused.decision)
+    decision = mlflow.artifacts.load_dict(f"runs:/{refused.run_id}/decision.json")
+    assert (decision["subject"], decision["allowed"]) == ("qa/4", False)
 
     forced = run_experiment(dataclasses.replace(config, override_gate=True), life.source, life.store)
-    assert production_aliases() == {"qa-expert": 1} and forced.in_production == forced.winner
-    stored = registry.version_of(registry.require("qa-expert"), 1)
-    assert stored.tags["gate.forced"] == "true" and stored.tags["production.former"] == "qa-simple/1"
+    assert in_production() == "qa/4" and forced.in_production == forced.winner.prompt
+    stored = registry.version_of(registry.require(PROMPT), 4)
+    assert stored.tags["gate.forced"] == "true" and stored.tags["production.former"] == "1"
+    assert registry.require(PROMPT).aliases == {"production": 4, "previous": 1}
+
+
+def test_refused_with_nothing_in_production_leaves_nothing_there(new_life, tmp_path):
+    life = new_life()
+    (tmp_path / "gate.yaml").write_text("prompt: {threshold: 1.5}")
+    config = dataclasses.replace(life.config, gate=tmp_path / "gate.yaml")
+    refused = run_experiment(config, life.source, life.store)
+    assert refused.in_production is None and not refused.decision.allowed and in_production() == "None"
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
@@ -244,9 +292,9 @@ def test_a_bad_case_file_leaves_no_run(life, tmp_path):
 def test_lost_traces_end_the_experiment_and_nothing_goes_into_production(new_life, monkeypatch):
     life = new_life()
     write = traces.write
-    monkeypatch.setattr(stage.traces, "write", lambda batch, *args: write(batch[1:], *args))
-    with pytest.raises(TrackingUnavailable, match="MLflow stored 16 of 20 traces"):
+    monkeypatch.setattr(traces, "write", lambda batch, *args: write(batch[1:], *args))
+    with pytest.raises(TrackingUnavailable, match="MLflow stored 4 of 5 rows"):
         run_experiment(life.config, life.source, life.store)
-    assert production_aliases() == {}
+    assert in_production() == "None"
     while mlflow.active_run():  # a run whose store is taken for gone is not ended
         mlflow.end_run("FAILED")

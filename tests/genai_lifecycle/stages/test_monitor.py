@@ -218,7 +218,7 @@ def test_an_experiment_is_a_baseline_where_the_weights_are_the_same(life, tmp_pa
     client = mlflow.MlflowClient()
     client.create_registered_model("other")
     client.create_model_version("other", str(tmp_path), tags={"weights_sha256": "abc"})
-    with runs.run("qa-expert", "template") as run_id:
+    with runs.run("qa-expert", runs.EVALUATE) as run_id:
         runs.log_results({"prompt": "qa-expert/1", "weights_sha256": "abc"}, {})
     assert served.baseline("qa-expert/1", "other", "1").run_id == run_id
     assert served.baseline("qa-expert/1", "other", "2") is None and served.baseline("qa-expert/2", "other", "1") is None

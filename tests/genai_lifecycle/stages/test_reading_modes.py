@@ -21,9 +21,9 @@ NOWHERE = f"http://127.0.0.1:{free_port()}"
 READING = {
     "serve": ("serve",),
     "list": ("prompts", "list"),
-    "show": ("prompts", "show", "--name", "qa-simple"),
-    "history": ("prompts", "history", "--name", "qa-simple"),
-    "diff": ("prompts", "diff", "--name", "qa-simple", "--template", "{{question}}"),
+    "show": ("prompts", "show", "--name", "qa"),
+    "history": ("prompts", "history", "--name", "qa"),
+    "diff": ("prompts", "diff", "--name", "qa", "--template", "{{question}}"),
     "no such prompt": ("prompts", "show", "--name", "nobody"),
     "verify": ("verify", "--url", NOWHERE),
     "doctor": ("doctor",),
@@ -46,8 +46,8 @@ def dump(uri: str) -> list[str]:
 def left_open(life, deployed):
     """A champion, a prompt in production, and a run that a killed process left RUNNING."""
     model_registry.set_alias(deployed.name, model_registry.CHAMPION, deployed.version)
-    if registry.find("qa-simple").aliases == {}:
-        registry.set_alias("qa-simple", registry.PRODUCTION, 1)
+    if registry.find("qa").aliases == {}:
+        registry.set_alias("qa", registry.PRODUCTION, 1)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     tags = {runs.PROCESS_TAG: f"{socket.gethostname()}:{gone.pid}"}

@@ -178,7 +178,7 @@ def test_there_is_nothing_to_test_before_deploy(store, make_config):
 
 def test_a_version_that_works_but_answers_worse_is_refused_and_an_override_is_recorded(life, report, experimented):
     config = dataclasses.replace(life.config, engine="torch")
-    worse = next(score.prompt for score in experimented.scores if score.prompt.name == "qa-simple")
+    worse = next(item.prompt for item in experimented.results if item.prompt.template_name == "simple")
     made = deploy_model(config, life.source, life.store, worse, {})
     before = aliases(life)
     with pytest.raises(GateRefused, match=f"Version {made.version} works, .* worse than version") as refused:

@@ -30,7 +30,7 @@ def test_scores_land_on_the_trace_of_their_case(store, capsys):
         write_traces(run_id, 5)
         found = evaluations.evaluate(store, run_id, rows, (), advanced.append)
     assert (found.rows, found.judge_failures, sum(advanced)) == (5, 0, 5)
-    assert found.metrics["f/mean"] == pytest.approx(0.2)
+    assert mlflow.get_run(run_id).data.metrics["f/mean"] == pytest.approx(0.2)
     for trace in mlflow.search_traces(locations=[store.experiment_id], run_id=run_id, return_type="list"):
         number = int(trace.info.tags[evaluations.CASE_TAG])
         values = {a.name: (a.feedback or a.expectation).value for a in trace.info.assessments}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from genai_lifecycle.cli.text.life import of_experiment, of_export, of_plan, of_report, of_summary
+from genai_lifecycle.cli.text.life import of_deployment, of_export, of_plan, of_report, of_summary
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.evaluation.results import ExperimentResult, TemplateScore
+from genai_lifecycle.evaluation.results import EvaluationResult, PromptResult
 from genai_lifecycle.evaluation.statistics import Interval, Verdict
 from genai_lifecycle.lifecycle import LifecycleResult
 from genai_lifecycle.models.acceptance.checks import Check
@@ -12,13 +12,14 @@ from genai_lifecycle.stages.deploy import DeploymentResult
 from genai_lifecycle.stages.export import ExportResult
 from genai_lifecycle.stages.serve import ServePlan
 from genai_lifecycle.stages.test import VerificationReport
+from genai_lifecycle.store.model_registry import ModelVersion
 from genai_lifecycle.store.prompt_registry import PromptRef
 
-PROMPT = PromptRef("qa-simple", 2, "{{question}}")
-SCORE = TemplateScore(PROMPT, "r2", {"ended_rate": 1.0, "tokens_per_second": 812.4}, Interval(0.5, 0.4, 0.6))
-VERDICT = Verdict("win", "qa-simple", "qa-expert", "token_f1", Interval(0.11, 0.03, 0.19))
-EXPERIMENT = ExperimentResult("r1", (SCORE,), VERDICT, PROMPT, 4, 4, "none", 1.0)
-DEPLOYMENT = DeploymentResult("m", "3", "m-1", "r3", PROMPT, "0" * 64, 1.0)
+PROMPT = PromptRef("qa", 2, "{{question}}", "simple")
+VERDICT = Verdict("win", "qa/2 simple", "qa/3 expert", "token_f1", Interval(0.11, 0.03, 0.19))
+RESULT = PromptResult("qa/2 simple", PROMPT, "", "r2", "e", {}, {})
+EXPERIMENT = EvaluationResult("r1", (RESULT,), VERDICT, 4, 4, 0, "none", None, (), 1.0, 1.0)
+DEPLOYMENT = DeploymentResult(ModelVersion("m", "3", "models:/m-1", {}), "m-1", "r3", PROMPT, "0" * 64, 1.0)
 CHECKS = (Check("loads", True, "in 2 s"), Check("latency", False, "9 s"))
 PLAN = ServePlan("models:/m@champion", (("Our server", "make serve"),), "http://[::1]:5001")
 
@@ -31,11 +32,8 @@ def exported(folder) -> ExportResult:
     return ExportResult(str(folder), "m", "3", "champion", "m:3", "openvino", "int8", "0" * 64, 9, 12_300_000)
 
 
-def test_an_experiment_names_every_prompt_and_what_follows():
-    lines = of_experiment(EXPERIMENT).splitlines()[1:]
-    assert lines[0] == "Experiment  4 cases, 1 prompts, 4 traces, run r1"
-    assert lines[1].split() == "qa-simple/2 token F1 0.500 [0.400, 0.600] ended 100% 812 tokens/s".split()
-    assert lines[2].startswith("  win: qa-simple") and lines[-1] == "  qa-simple/2 is in production"
+def test_a_deployment_names_the_version_and_its_prompt():
+    assert of_deployment(DEPLOYMENT) == "\nDeployment  m version 3 with prompt qa/2 simple, alias candidate"
 
 
 def test_a_report_counts_what_passed():

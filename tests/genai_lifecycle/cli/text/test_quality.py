@@ -1,29 +1,13 @@
-"""What a person reads of evaluate, verify, monitor and import-feedback."""
+"""What a person reads of verify, monitor and import-feedback."""
 
 from __future__ import annotations
 
-from genai_lifecycle.cli.text.quality import of_comparison, of_evaluation, of_import, of_monitor
-from genai_lifecycle.evaluation.results import Evaluated, EvaluationReport
-from genai_lifecycle.evaluation.statistics import Interval
+from genai_lifecycle.cli.text.quality import of_comparison, of_import, of_monitor
 from genai_lifecycle.models.acceptance.checks import Check
 from genai_lifecycle.monitoring.measures import Measure
 from genai_lifecycle.monitoring.report import MonitorReport
 from genai_lifecycle.stages.import_feedback import FeedbackImport
 from genai_lifecycle.stages.verify import ServerComparison
-from genai_lifecycle.store.prompt_registry import PromptRef
-
-
-def test_an_evaluation_shows_the_scores_that_people_compare_by():
-    half = Interval(0.5, 0.4, 0.6)
-    item = Evaluated(
-        "qa-simple/2", PromptRef("qa-simple", 2, "{{question}}"), "3", "r2", "evaluations", {"latency_ms": 81.4},
-        {"token_f1": half, "ended": half},
-    )  # fmt: skip
-    report = EvaluationReport("r1", (item,), None, None, 4, 4, 3, "none", None, ("the key x is left out",), 2.0, 1.0)
-    text = of_evaluation(report)
-    assert "4 cases, 1 prompts, 4 rows, run r1, 3 answers from before" in text
-    assert "token_f1 0.500 [0.400, 0.600]  81 ms" in text and "ended" not in text
-    assert "Left out: the key x is left out" in text
 
 
 def test_a_difference_stands_out():
