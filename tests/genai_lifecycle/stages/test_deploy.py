@@ -55,9 +55,7 @@ def test_the_logged_model_is_linked_to_run_prompt_and_metrics(life, deployed, ex
     assert json.loads(logged.tags["mlflow.linkedPrompts"]) == [{"name": "qa", "version": "3"}]
     metrics = {metric.key: metric.value for metric in logged.metrics}
     # run_metrics of the deploy are linked too, as MLflow does for a model that is logged in a run
-    assert {name: metrics[name] for name in experimented.winner.metrics} == pytest.approx(
-        experimented.winner.metrics
-    )
+    assert {name: metrics[name] for name in experimented.winner.metrics} == pytest.approx(experimented.winner.metrics)
     assert metrics["int8_token_f1"] <= 1
     run = mlflow.get_run(deployed.run_id)
     assert [out.model_id for out in run.outputs.model_outputs] == [deployed.model_id]
