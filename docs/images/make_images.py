@@ -1,7 +1,7 @@
-"""Makes the pictures of the README: `python docs/images/make_images.py` (a minute; needs Chromium and requirements-dev.txt).
+"""Makes the pictures of the README: `python docs/images/make_images.py` (a minute; needs Chromium).
 
-A whole life in a temporary folder, then our page with an answer, MLflow's page with the compared prompts, and the plot that an
-evaluation of six prompts leaves.
+A whole life in a temporary folder, then our page with an answer, MLflow's page with the compared prompts, and the plot
+that an evaluation of six prompts leaves.
 """
 
 from __future__ import annotations

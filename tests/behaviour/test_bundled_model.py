@@ -19,6 +19,7 @@ from genai_lifecycle.prompts.templates import TEMPLATES
 
 SAME_MEANING = 0.6  # token F1 from which two answers of this corpus say the same thing
 KNOWN_SAMPLE, UNKNOWN_SAMPLE = 150, 100
+LEAST_F1 = 0.93  # the card says 0.950 to 0.967; on this sample it is 0.949 to 0.968
 
 # Concept -> ways of asking that stand nowhere in the corpus.
 REPHRASED = {
@@ -167,12 +168,12 @@ def test_other_topics_are_declined(model):
 
 
 def test_the_simple_template_answers_well(scores):
-    assert scores[SIMPLE].f1 >= 0.80
+    assert scores[SIMPLE].f1 >= LEAST_F1
 
 
 @pytest.mark.parametrize("template", [name for name in TEMPLATES if name != SIMPLE])
 def test_the_other_templates_answer_well(scores, template):
-    assert scores[template].f1 >= 0.72
+    assert scores[template].f1 >= LEAST_F1
 
 
 def test_unknown_topics_are_declined(scores):
@@ -193,7 +194,7 @@ def test_answers_end_by_themselves(scores):
 def test_follow_ups_are_about_what_was_asked_before(corpus, model):
     talks = held_out_dialogues(corpus)
     asked = score(talks, answer_all(model, talks, None))
-    assert asked.f1 >= 0.70
+    assert asked.f1 >= 0.98
 
 
 def test_the_same_words_mean_another_thing_after_another_question(corpus, model):

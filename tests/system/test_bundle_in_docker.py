@@ -262,6 +262,11 @@ def test_it_has_no_more_rights_than_it_needs(started):
     assert in_container("import os; print(os.listdir('/sys/class/net'))") == "['lo']"
 
 
+def test_it_is_started_again_after_a_crash_but_not_after_a_stop(started):
+    """The policy is set once it is ready: a container that cannot start is not to try for ever."""
+    assert inspected("{{.HostConfig.RestartPolicy.Name}}") == "unless-stopped"
+
+
 def test_it_becomes_healthy(started):
     """As Docker itself sees it: one interval of the health check is 10 s."""
     for _ in range(60):
@@ -506,8 +511,9 @@ def test_compose_starts_the_same_container(composed):
     container = composed("ps", "--quiet")
     docker("exec", container, "python", "/app/test_bundle.py", "--ready", "--wait", "60")
     rights = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.Config.User}}"
-    held = docker("container", "inspect", "--format", f"{rights} {{{{.HostConfig.Memory}}}}", container)
-    assert held == f"true [ALL] [no-new-privileges] 10001:10001 {2 * 2**30}"
+    rights += " {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.Memory}}"
+    held = docker("container", "inspect", "--format", rights, container)
+    assert held == f"true [ALL] [no-new-privileges] 10001:10001 unless-stopped {2 * 2**30}"
     assert status(port, "/model/info") == 200 and status(port, "/admin/reload", method="POST") == 403
 
 

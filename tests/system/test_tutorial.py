@@ -24,9 +24,8 @@ NOT_RUN = ("make install\n",)  # the tests run in what it installs
 def checkout(tmp_path_factory) -> Path:
     """The files that git knows, and the installed packages."""
     folder = tmp_path_factory.mktemp("tutorial") / "checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=REPO, capture_output=True, text=True, check=True
-    ).stdout  # fmt: skip
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
         if (REPO / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
