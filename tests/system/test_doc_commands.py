@@ -1,4 +1,4 @@
-"""Every command of docs/tutorial.md, in its order, in a copy of the checkout."""
+"""Every command of the README's quick start and of the tutorial, each page in a copy of the checkout of its own."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-PAGE = (REPO / "docs" / "tutorial.md").read_text("utf-8")
+README = (REPO / "README.md").read_text("utf-8")
+PAGES = {
+    "README.md": README[README.index("## Quick start") : README.index("## Which mode")],
+    "docs/tutorial.md": (REPO / "docs" / "tutorial.md").read_text("utf-8"),
+}
 BLOCK = re.compile(r"^```bash(?P<where>[ \w]*)\n(?P<commands>.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_RUN = ("make install\n",)  # the tests run in what it installs
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    """The files that git knows, and the installed packages."""
-    folder = tmp_path_factory.mktemp("tutorial") / "checkout"
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """The files that git knows, older than the installed packages: `make` does not install again."""
+    folder = tmp_path / "checkout"
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
         if (REPO / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPO / name, folder / name, follow_symlinks=False)
+            os.utime(folder / name, (0, 0), follow_symlinks=False)
     (folder / ".venv").symlink_to(REPO / ".venv")
     return folder
 
@@ -48,10 +53,11 @@ def wait_until_ready() -> None:
     pytest.fail("the server was not ready within two minutes")
 
 
-def test_every_command_of_the_tutorial(checkout):
-    blocks = [(found["where"].strip(), found["commands"]) for found in BLOCK.finditer(PAGE)]
-    assert {where for where, _ in blocks} == {"", "terminal", "docker"} and len(blocks) > 8
-    servers = []
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command(checkout, page):
+    blocks = [(found["where"].strip(), found["commands"]) for found in BLOCK.finditer(PAGES[page])]
+    assert {"", "terminal"} <= {where for where, _ in blocks} <= {"", "terminal", "docker"} and len(blocks) > 2
+    servers, answers = [], 0
     try:
         for where, commands in blocks:
             if where == "terminal":
@@ -63,11 +69,10 @@ def test_every_command_of_the_tutorial(checkout):
                 done = shell(checkout, commands, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                 output = done.communicate(timeout=300)[0]
                 assert done.returncode == 0, f"{commands}\n{output}"
-                if "/ask" in commands:
-                    assert "overfitting" in output.lower()
+                answers += "/ask" in commands and "overfitting" in output.lower()
     finally:
         for server in servers:
             os.killpg(server.pid, signal.SIGINT)
             server.wait(60)
     assert (checkout / "exported_model" / "manifest.json").exists()
-    assert (checkout / "my-model").exists() and (checkout / "my-questions.jsonl").read_text("utf-8").count("\n") == 20
+    assert answers == 1
