@@ -10,7 +10,7 @@ export TORCH_INDEX_URL ?=
 # For `make lock`: --upgrade, or --upgrade-package NAME.
 LOCK_FLAGS ?=
 
-.PHONY: all install lock audit test test-services hostile fuzz soak serve ui check fix docs bench clean
+.PHONY: all install lock audit test test-all test-services hostile fuzz soak serve ui check fix docs bench clean
 
 all: install  ## install, then the whole life: experiment, deploy, test
 	$(BIN)/python e2e_mlflow.py --mode all
@@ -36,8 +36,12 @@ lock:  ## after a change of requirements: resolve them for every platform, and t
 audit: install  ## known weaknesses of what the two locks name, but for those in audit-exceptions.txt
 	$(BIN)/python install/audit.py
 
-test: install  ## every test that needs nothing but this checkout, with real parts
+test: install  ## the quick tests: two and a half minutes on two idle cores
+	$(BIN)/python -m pytest -m "not (slow or docker or s3 or postgresql or hostile)"
+
+test-all: install  ## every test: the quick ones, whole lives, browser, training, Docker, S3, PostgreSQL
 	$(BIN)/python -m pytest -m "not (docker or s3 or postgresql or hostile)"
+	$(BIN)/python -m pytest -m "docker or s3 or postgresql"
 
 test-services: install  ## the tests against a Docker engine, an S3 store and a PostgreSQL server
 	$(BIN)/python -m pytest -m "docker or s3 or postgresql"

@@ -17,6 +17,9 @@ from bundled_model.phrasings import normalised
 from genai_lifecycle.evaluation.scorers import token_f1
 from genai_lifecycle.prompts.templates import TEMPLATES
 
+pytestmark = pytest.mark.slow
+
+
 SAME_MEANING = 0.6  # token F1 from which two answers of this corpus say the same thing
 KNOWN_SAMPLE, UNKNOWN_SAMPLE = 150, 100
 LEAST_F1 = 0.93  # the card says 0.950 to 0.967; on this sample it is 0.949 to 0.968

@@ -28,6 +28,9 @@ from genai_lifecycle.prompts.templates import TEMPLATES
 from served_model.text_generation.sampling import Sampling
 from served_model.text_generation.text_model import DIALOGUE, PLAIN, TextModel
 
+pytestmark = pytest.mark.slow
+
+
 FIRST = Part(steps=4, batch=4, learning_rate=2e-3, warmup=2)
 SECOND = Part(steps=4, batch=4, learning_rate=1e-3, warmup=1, short_share=0.5, short_mix=Mix(bags=0.5), short_answer=3)
 TINY = Recipe(parts=(FIRST, SECOND), vocabulary=500, layers=1, width=32, heads=2, checkpoint_every=3)

@@ -6,7 +6,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import REPO
+
+pytestmark = pytest.mark.slow
+
 
 SCRIPT = REPO / "demo_serving" / "scripts" / "export_model_docker.py"
 

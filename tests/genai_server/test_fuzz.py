@@ -21,6 +21,9 @@ from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
+pytestmark = pytest.mark.slow
+
+
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "")
 PHASES = "examples,coverage,fuzzing" if EXAMPLES else "fuzzing"
 CONFIG = Path(__file__).with_name("schemathesis.toml")

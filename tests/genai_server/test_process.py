@@ -16,6 +16,9 @@ import pytest
 from conftest import REPO, free_port, saved_model
 from tiny_model import make_gpt2
 
+pytestmark = pytest.mark.slow
+
+
 LONG = {"question": "What is MLflow?", "max_new_tokens": 600}
 
 

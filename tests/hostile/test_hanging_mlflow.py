@@ -21,6 +21,9 @@ import pytest
 from conftest import REPO, free_port
 from stand_in_server import wait_until
 
+pytestmark = pytest.mark.slow
+
+
 AT_ONCE = 50
 SOON_S = 15.0  # generous: the machine is busy with other tests; MLflow's own time-outs add up to more than 40 s
 

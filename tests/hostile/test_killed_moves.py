@@ -21,6 +21,9 @@ import pytest
 import registry_calls
 from conftest import free_port
 
+pytestmark = pytest.mark.slow
+
+
 NAME = "qa"
 MOST_CHANGES = 60  # of one command; it ends far below
 BEFORE = {"live": 2, "previous": 1, "candidate": 3}

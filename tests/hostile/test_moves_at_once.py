@@ -19,6 +19,9 @@ import pytest
 from genai_server.registry import alias_moves, lease
 from genai_server.registry.alias_moves import MoveRefused
 
+pytestmark = pytest.mark.slow
+
+
 LIVE, PREVIOUS = "production", "previous"
 
 # --- every order of calls, with a registry in memory ----------------------------------------------

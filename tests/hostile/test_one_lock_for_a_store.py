@@ -19,6 +19,9 @@ from conftest import free_port, make_cases
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.store.tracking_store import open_store
 
+pytestmark = pytest.mark.slow
+
+
 HOLD = """
 import sys, time
 from genai_lifecycle.config import E2EConfig

@@ -10,6 +10,8 @@ import pytest
 from cli_process import run_cli
 from conftest import make_cases
 
+pytestmark = pytest.mark.slow
+
 
 class Life:
     """One store and one place for the bundle."""

@@ -16,6 +16,9 @@ from tiny_model import make_dialogpt, make_gpt2, make_taught_gpt2
 
 from genai_lifecycle.prompts.templates import TEMPLATES
 
+pytestmark = pytest.mark.slow
+
+
 QUESTIONS = ("What is overfitting?", "What is MLflow?", "Who won the match?")  # of make_cases
 PROMPTS = [text.replace("{{question}}", question) for text in TEMPLATES.values() for question in QUESTIONS]
 NAME = "hostile-model"

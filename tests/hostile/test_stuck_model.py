@@ -20,6 +20,9 @@ from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
+pytestmark = pytest.mark.slow
+
+
 REPO = Path(__file__).resolve().parents[2]
 INFO = {"model": "m", "model_uri": "models:/m/1", "model_version": "1", "prompt": "p/1"}
 MODEL = """

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
+pytestmark = pytest.mark.slow
+
+
 SHIPPED = ("genai_lifecycle/", "genai_server/", "served_model/", "bundled_model/gpt2-mini/", "demo_serving/package/")
 # Where the code finds its files, below the place of the packages; and where a run keeps what it makes.
 READ = """

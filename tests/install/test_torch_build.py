@@ -19,6 +19,9 @@ import pip
 import pytest
 from conftest import REPO, free_port
 
+pytestmark = pytest.mark.slow
+
+
 PINNED = re.search(r"^torch==(\S+)", (REPO / "requirements.txt").read_text("utf-8"), re.MULTILINE)[1]
 # The program, with the CPU index and the patience of this test.
 SCRIPT = """

@@ -10,6 +10,9 @@ import pytest
 from cli_process import run_cli
 from conftest import make_cases
 
+pytestmark = pytest.mark.slow
+
+
 NAME = "langchain-e2e"
 
 

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
+pytestmark = pytest.mark.slow
+
+
 README = (REPO / "README.md").read_text("utf-8")
 PAGES = {
     "README.md": README[README.index("## Quick start") : README.index("## Which mode")],

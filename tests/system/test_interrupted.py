@@ -16,6 +16,8 @@ import pytest
 from cli_process import run_cli, start_cli
 from conftest import make_cases
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory, lessons_gpt2):

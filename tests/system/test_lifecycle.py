@@ -18,6 +18,9 @@ from cli_process import run_cli
 from conftest import REPO, free_port, make_cases
 from tiny_model import lay_out_as_hub, make_dialogpt
 
+pytestmark = pytest.mark.slow
+
+
 TEMPLATES = ("qa/1 simple", "qa/2 conversational", "qa/3 expert", "qa/4 educational")
 
 

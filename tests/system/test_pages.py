@@ -26,6 +26,9 @@ from genai_server.errors import BadQuestion, EngineDown
 from genai_server.http.app import create_app
 from genai_server.settings import ServerSettings
 
+pytestmark = pytest.mark.slow
+
+
 KEY = "a-key-for-people"
 WAIT_MS = 60_000  # two cores may be busy with other tests
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"

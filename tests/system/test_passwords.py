@@ -13,6 +13,9 @@ from cli_process import run_cli
 from conftest import free_port, make_cases
 from listening import answering
 
+pytestmark = pytest.mark.slow
+
+
 USER, PASSWORD, QUOTED = "ann@example.com", "hush/hush:1", "hush%2Fhush%3A1"
 BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 SECRETS = [text.encode() for text in (PASSWORD, QUOTED, "hush", BASIC)]

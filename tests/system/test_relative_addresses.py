@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from cli_process import run_cli
 from conftest import make_cases
 
 from genai_lifecycle.models import bundle_place
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_life_in_the_current_directory(tmp_path, tiny_gpt2):

@@ -27,6 +27,9 @@ from genai_lifecycle.stages import ui
 from genai_lifecycle.stages.ui import run_ui
 from genai_lifecycle.store.tracking_store import open_store
 
+pytestmark = pytest.mark.slow
+
+
 REPO = Path(__file__).resolve().parents[3]
 # As --mode ui does it, with each line told at once and with Ctrl-C as in a terminal.
 PROGRAM = """
