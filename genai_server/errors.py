@@ -98,7 +98,7 @@ class Overloaded(ServerError):
     status, code = 429, "overloaded"
 
 
-class CallerLeft(ServerError):
+class ClientDisconnected(ServerError):
     """The caller closed the connection before the answer; nobody reads this, the log does (nginx's status)."""
 
     status, code = 499, "caller_left"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genai_server.registry.filters import equals
-from genai_server.runtime.logs import Fault
+from genai_server.runtime.logs import Outage
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Assessments:
         self._wake, self._ending = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._began_s: float | None = None  # the call under way, on the monotonic clock
-        self._fault = Fault(log, "MLflow takes feedback again.")
+        self._outage = Outage(log, "MLflow takes feedback again.")
 
     def add(self, entry: Entry) -> Future[bool] | None:
         """Whether it is on its trace, known after the first try; None where waiting for that is of no use now."""
@@ -78,7 +78,7 @@ class Assessments:
 
     def _is_answering(self) -> bool:
         began_s = self._began_s
-        return not self._fault.is_on and (began_s is None or time.monotonic() - began_s < SLOW_S)
+        return not self._outage.is_on and (began_s is None or time.monotonic() - began_s < SLOW_S)
 
     def _work(self) -> None:
         while not self._ending.is_set():
@@ -105,9 +105,9 @@ class Assessments:
         try:
             is_on_trace = put(entry, self._experiment)
         except Exception as exc:  # noqa: BLE001 - whatever MLflow raises, the entry is in the ledger, and others follow
-            self._fault.begins(f"Feedback stays in the ledger while MLflow takes none ({type(exc).__name__}).")
+            self._outage.begin(f"Feedback stays in the ledger while MLflow takes none ({type(exc).__name__}).")
             return FAILED
-        self._fault.ends()
+        self._outage.end()
         return ON_TRACE if is_on_trace else NO_TRACE
 
 

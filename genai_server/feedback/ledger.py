@@ -41,7 +41,7 @@ class Ledger:
                 os.ftruncate(file.fileno(), end)  # else the next line would be part of half a line
                 raise
 
-    def take_over(self, former: Path) -> list[Path]:
+    def absorb(self, former: Path) -> list[Path]:
         """Make a ledger of another place full parts of this one; returns what was there."""
         found = [part for part in [*_parts(former), former] if part.is_file()]
         if found:

@@ -40,10 +40,10 @@ class ProblemResponse(JSONResponse):
 
 def install(app: FastAPI) -> None:
     """Answer every kind of error of this app in its family's shape."""
-    app.add_exception_handler(ServerError, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _failed)
+    app.exception_handler(ServerError)(_refused)
+    app.exception_handler(RequestValidationError)(_malformed)
+    app.exception_handler(HTTPException)(_http_error)
+    app.exception_handler(Exception)(_failed)
 
 
 def response_for(path: str, error: ServerError) -> ProblemResponse:
@@ -128,6 +128,6 @@ def _allowed(request: Request) -> str:
     """Every method that the path takes; Starlette names those of the first route that matches."""
     methods: set[str] = set()
     for route in iter_route_contexts(request.app.routes):
-        if route.methods and compile_path(route.path)[0].match(request.url.path):
+        if route.methods and route.path and compile_path(route.path)[0].match(request.url.path):
             methods |= set(route.methods)
     return ", ".join(sorted(methods))

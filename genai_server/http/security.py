@@ -34,7 +34,7 @@ def needs_admin_key(method: str, path: str) -> bool:
     return path.startswith("/admin/")
 
 
-class KeyRequired:
+class KeyCheck:
     """Refuse every request without a key, and without an admin key where `needs_admin_key` says so.
 
     An admin key is a caller's too. Without any keys everything is open but what needs an admin key. `open_paths` ask
@@ -84,7 +84,7 @@ def _is_one_of(presented: Sequence[bytes], keys: Sequence[bytes]) -> bool:
     return any([hmac.compare_digest(one, key) for one in presented for key in keys])
 
 
-class HostAllowed:
+class HostCheck:
     """Refuse what was meant for another host, as a page of another site does that has its name point here (DNS
     rebinding).
 

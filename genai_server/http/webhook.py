@@ -74,7 +74,7 @@ class AliasFollower:
     def __init__(self, predictor: Predictor):
         self._predictor = predictor
         self._has_moved = False
-        self._following: asyncio.Task | None = None
+        self._following: asyncio.Task[None] | None = None
 
     def follow(self) -> None:
         """Returns at once; how it ends stands in the log, and in /model/info."""

@@ -82,7 +82,7 @@ class PromptRegistry:
 
     def versions(self, prompt: StoredPrompt) -> list[StoredVersion]:
         """Its versions, newest first."""
-        with in_our_words():
+        with mlflow_errors_translated():
             pages = _pages(self._client().search_model_versions, _named(prompt.name))
             found = [_version(version, prompt.aliases) for version in pages if version.name == prompt.name]
         return sorted(found, key=lambda version: version.version, reverse=True)
@@ -105,7 +105,7 @@ class PromptRegistry:
         return next((prompt for prompt in found if prompt.name == name), None)
 
     def _search(self, wanted: str) -> list[StoredPrompt]:
-        with in_our_words():
+        with mlflow_errors_translated():
             return [_prompt(found) for found in _pages(self._client().search_registered_models, wanted)]
 
     def _client(self) -> Any:
@@ -120,13 +120,14 @@ class PromptRegistry:
 
         One that was made, and then not put in production because the server was killed, is put there now.
         """
-        there = self._named(name)
-        is_there = there is not None and there.newest is not None
-        if is_there and (there.aliases or self.find(name, there.newest).template != template):
+        stored = self._named(name)
+        number = stored.newest if stored else None
+        if stored is None or number is None:
+            number = self._register(name, template, commit_message, tags)
+        elif stored.aliases or self.find(name, number).template != template:
             raise Conflict(
                 f"There is a prompt {name!r} already.", f"POST /prompts/{name}/versions makes a new version."
             )
-        number = there.newest if is_there else self._register(name, template, commit_message, tags)
         self._move(name, number, "created")
         return self.find(name, number)
 
@@ -146,7 +147,7 @@ class PromptRegistry:
         if alias == PREVIOUS:
             raise Conflict(f"The alias {PREVIOUS!r} is kept for a rollback.", "It moves with production.")
         if alias != PRODUCTION:
-            with in_our_words():
+            with mlflow_errors_translated():
                 self._client().set_prompt_alias(name, alias, version)
         elif stored.tags.get(DECISION) == PASSED:
             self._move(name, version, "gate")
@@ -162,7 +163,7 @@ class PromptRegistry:
         """Put `previous` in production; the two change places. Raises Conflict where none is recorded."""
         self.get(name)
         try:
-            with in_our_words():
+            with mlflow_errors_translated():
                 move = alias_moves.roll_back(self._aliases(name), PRODUCTION)
         except NothingBefore as exc:
             raise Conflict(
@@ -178,25 +179,25 @@ class PromptRegistry:
             self.find(name, version)
         if live is not None and version in (None, live) and not force:
             raise Conflict(f"{name}/{live} is in production.", "Put another version there first, or send force.")
-        with in_our_words():
+        with mlflow_errors_translated():
             if version is None:
                 self._client().delete_prompt(name)
             else:
                 self._client().delete_prompt_version(name, str(version))
 
     def _register(self, name: str, template: str, commit_message: str, tags: Mapping[str, str]) -> int:
-        with in_our_words():
+        with mlflow_errors_translated():
             made = self._client().register_prompt(name, template, commit_message or None, dict(tags))
         return int(made.version)
 
     def _force(self, name: str, version: int) -> None:
         reasons = {DECISION: "refused", "gate.forced": "true", "gate.reasons": "by force, over HTTP"}
-        with in_our_words():
+        with mlflow_errors_translated():
             self._aliases(name).tag_version(version, reasons)
         self._move(name, version, "forced")
 
     def _move(self, name: str, version: int, how: str) -> None:
-        with in_our_words():
+        with mlflow_errors_translated():
             alias_moves.put(self._aliases(name), PRODUCTION, version, how)
 
     def _aliases(self, name: str) -> PromptAliases:
@@ -241,7 +242,7 @@ class PromptAliases:
 
 
 @contextmanager
-def in_our_words() -> Iterator[None]:
+def mlflow_errors_translated() -> Iterator[None]:
     """MLflow's exceptions as the server's own."""
     try:
         yield

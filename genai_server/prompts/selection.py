@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from genai_server.errors import BadQuestion, NoRegistry, Overloaded, RegistryDown, UnknownPrompt
 from genai_server.prompts.registry import PRODUCTION, PromptRegistry, StoredVersion
 from genai_server.runtime.daemon import run_in_daemon
-from genai_server.runtime.logs import Fault
+from genai_server.runtime.logs import Outage
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def variables_of(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(VARIABLE.findall(template)))
 
 
-def filled(prompt: PromptText, values: Mapping[str, str]) -> str:
+def render(prompt: PromptText, values: Mapping[str, str]) -> str:
     """The text for the model. What a value holds stays as it is, a `{{variable}}` too.
 
     Raises:
@@ -68,7 +68,7 @@ def filled(prompt: PromptText, values: Mapping[str, str]) -> str:
     return VARIABLE.sub(lambda match: values[match.group(1)], prompt.template)
 
 
-def unsound(template: str) -> str:
+def template_error(template: str) -> str:
     """What MLflow would store and nobody could fill in, as a sentence; or nothing."""
     if not template.strip():
         return "The template is empty."
@@ -82,7 +82,7 @@ def unsound(template: str) -> str:
     return ""
 
 
-def unusable(stored: StoredVersion) -> str:
+def unusable_reason(stored: StoredVersion) -> str:
     """Why no answer can be made with it, or nothing."""
     if stored.is_chat:
         return "it is a list of chat messages"
@@ -98,15 +98,17 @@ class Prompts:
         registry: None where there is none; then every answer is made with the model's own prompt.
         refresh_s: how often the alias is looked up; 0 = never.
         file: the last good copy.
-        unwritten: called for each time that the copy cannot be written.
+        on_write_failure: called for each time that the copy cannot be written.
     """
 
     def __init__(
         self, registry: PromptRegistry | None, refresh_s: float, file: Path,
-        unwritten: Callable[[], object] = lambda: None,
+        on_write_failure: Callable[[], object] = lambda: None,
     ):  # fmt: skip
-        self.registry, self._refresh_s, self._file, self._unwritten = registry, refresh_s, file, unwritten
-        self._file_fault = Fault(log, "a copy of the prompt is kept again")
+        self.registry, self._refresh_s, self._file = registry, refresh_s, file
+        self._registry_id = registry.identity if registry else ""
+        self._on_write_failure = on_write_failure
+        self._file_outage = Outage(log, "a copy of the prompt is kept again")
         self._followed: Callable[[], str | None] = lambda: None
         self._held: PromptText | None = None
         self._looked_up, self._complaint = "", ""
@@ -122,7 +124,7 @@ class Prompts:
             return
         self._followed = followed
         self._held = self._from_disk(followed() or "")
-        threading.Thread(target=self._follow, name="prompt", daemon=True).start()
+        threading.Thread(target=self._follow, args=(self.registry,), name="prompt", daemon=True).start()
 
     def stop(self) -> None:
         """Nothing is looked up any more. A look-up that is stuck ends with the process."""
@@ -138,16 +140,16 @@ class Prompts:
         held = self._held
         return held if held is not None and held.name == own else None
 
-    def _follow(self) -> None:
+    def _follow(self, registry: PromptRegistry) -> None:
         while not self._stopping.is_set():
             if name := self._followed():
-                self._refresh(name)
+                self._refresh(registry, name)
             self._wake.wait(self._refresh_s)
             self._wake.clear()
 
-    def _refresh(self, name: str) -> None:
+    def _refresh(self, registry: PromptRegistry, name: str) -> None:
         try:
-            stored = self.registry.find(name)
+            stored = registry.find(name)
         except UnknownPrompt:
             self._forget(name)
         except Exception as exc:  # noqa: BLE001 - whatever MLflow raises, answers go on with what there is
@@ -157,7 +159,7 @@ class Prompts:
         self._looked_up = name
 
     def _take(self, stored: StoredVersion) -> None:
-        why = unusable(stored) or _not_for_questions(stored.template)
+        why = unusable_reason(stored) or _not_for_questions(stored.template)
         if why:
             self._keep(stored.name, f"{stored.name}/{stored.version} cannot be used: {why}")
             return
@@ -165,7 +167,7 @@ class Prompts:
         if self._held is None or replace(self._held, source=LIVE) != found:
             log.info("the prompt in production is %s", found)
             self._to_disk(found)
-        elif self._file_fault.is_on:
+        elif self._file_outage.is_on:
             self._to_disk(found)
         self._held, self._complaint = found, ""
 
@@ -185,31 +187,31 @@ class Prompts:
         try:
             self._file.unlink(missing_ok=True)
         except OSError as exc:
-            self._unwritten()
-            self._file_fault.begins(f"the copy of the prompt cannot be removed: {exc.strerror}")
+            self._on_write_failure()
+            self._file_outage.begin(f"the copy of the prompt cannot be removed: {exc.strerror}")
 
     def _to_disk(self, prompt: PromptText) -> None:
         """Under a temporary name, then renamed. A disk that takes nothing costs the copy, no answer."""
         part = self._file.with_name(f"{self._file.name}.{os.getpid()}.part")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            kept = {"registry": self.registry.identity, "prompt": asdict(prompt)}
+            kept = {"registry": self._registry_id, "prompt": asdict(prompt)}
             part.write_text(json.dumps(kept), "utf-8")
             os.replace(part, self._file)
         except OSError as exc:
             with suppress(OSError):
                 part.unlink()
-            self._unwritten()
-            self._file_fault.begins(f"no copy of the prompt is kept: {exc.strerror}")
+            self._on_write_failure()
+            self._file_outage.begin(f"no copy of the prompt is kept: {exc.strerror}")
         else:
-            self._file_fault.ends()
+            self._file_outage.end()
 
     def _from_disk(self, name: str) -> PromptText | None:
         """The last good copy, where it is one of this name and registry."""
         try:
             kept = json.loads(self._file.read_text("utf-8"))
             prompt = PromptText(**kept["prompt"] | {"source": DISK})
-            is_ours = kept["registry"] == self.registry.identity and prompt.name == name
+            is_ours = kept["registry"] == self._registry_id and prompt.name == name
             return prompt if is_ours and not _not_for_questions(prompt.template) else None
         except (OSError, ValueError, TypeError, LookupError):
             return None
@@ -233,7 +235,7 @@ class Prompts:
             if held is None:
                 raise
             return held
-        if why := unusable(stored):
+        if why := unusable_reason(stored):
             raise BadQuestion(f"{name}/{stored.version} cannot be used: {why}.", "Name another version.")
         found = PromptText(name, stored.version, stored.template, NAMED)
         if len(self._named) >= MOST_NAMED:
@@ -243,19 +245,20 @@ class Prompts:
 
     async def ask(self, call: Callable[[PromptRegistry], T], timeout_s: float) -> T:
         """What the registry says, from a thread that nobody waits for longer than that. Raises ServerError."""
-        if self.registry is None:
+        registry = self.registry
+        if registry is None:
             raise NoRegistry("This server has no prompt registry.", "It answers with the prompt frozen in its model.")
         if self._lookups >= MOST_LOOKUPS:
             raise Overloaded("Too many look-ups in MLflow are under way.", "Ask again in a few seconds.")
         self._lookups += 1
-        answer = run_in_daemon(lambda: call(self.registry))
+        answer = run_in_daemon(lambda: call(registry))
         answer.add_done_callback(self._lookup_ended)
         try:
             return await asyncio.wait_for(asyncio.shield(answer), timeout_s)
         except TimeoutError as exc:
             raise RegistryDown(f"MLflow did not answer within {timeout_s:g} s.", "Ask again later.") from exc
 
-    def _lookup_ended(self, answer: asyncio.Future) -> None:
+    def _lookup_ended(self, answer: asyncio.Future[Any]) -> None:
         self._lookups -= 1
         if not answer.cancelled():
             answer.exception()  # perhaps nobody waits for it any more

@@ -99,7 +99,7 @@ def _answers_as_mlflow(url: str) -> bool:
         with opener.open(f"{url}/version", timeout=PATIENCE_S) as answer:
             version = answer.read(64).decode("ascii", "replace").strip()
         with opener.open(f"{url}/health", timeout=PATIENCE_S) as answer:
-            return version[:1].isdigit() and answer.read(64).strip() == b"OK"
+            return version[:1].isdigit() and bool(answer.read(64).strip() == b"OK")
     except (OSError, HTTPException):  # refused, silent, an error's status, or no HTTP at all
         return False
 

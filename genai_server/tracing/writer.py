@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # at its end: nothing of ours hides a library
 
-from genai_server.runtime.logs import Fault, set_up
+from genai_server.runtime.logs import Outage, set_up
 from genai_server.tracing.spool import Spool
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ LAST_S = 5.0  # after the end of the input
 
 
 def main(spool_file: Path) -> None:
-    step_back()
+    lower_priority()
     set_up((os.environ.get("LOG_FORMAT") or "text").lower(), "warning")
     # The server decided what is sampled; here everything is written, and nobody waits long for a dead MLflow.
     os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
@@ -51,7 +51,7 @@ def main(spool_file: Path) -> None:
     writer.write_first(sys.maxsize, LAST_S)
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Let the engine go first. Linux may weigh sessions before processes, and we are alone in ours."""
     os.nice(NICE)
     with suppress(OSError):
@@ -71,52 +71,52 @@ class Writer:
     def __init__(self, spool_file: Path):
         self._file = spool_file
         self._spool: Spool | None = None
-        self._mlflow_fault = Fault(log, "Traces are written to MLflow again.")
-        self._spool_fault = Fault(log, "The trace spool can be used again.")
-        self._record_fault = Fault(log, "")
+        self._mlflow_outage = Outage(log, "Traces are written to MLflow again.")
+        self._spool_outage = Outage(log, "The trace spool can be used again.")
+        self._record_outage = Outage(log, "")
 
     def write_first(self, count: int, within_s: float = float("inf")) -> bool:
         """Write the oldest, as far as they get; False where it is no use to go on now."""
         end = time.monotonic() + within_s
         try:
-            self._spool = self._spool or Spool(self._file)
-            while count > 0 and time.monotonic() < end and (waiting := self._spool.first(min(count, BATCH))):
-                if not self._is_settled(waiting):
+            spool = self._spool = self._spool or Spool(self._file)
+            while count > 0 and time.monotonic() < end and (waiting := spool.first(min(count, BATCH))):
+                if not self._is_settled(spool, waiting):
                     return False
                 count -= len(waiting)
         except sqlite3.Error as exc:
-            self._spool_fault.begins(f"Traces wait: {self._file} cannot be used ({exc}).")
+            self._spool_outage.begin(f"Traces wait: {self._file} cannot be used ({exc}).")
             return False
-        self._spool_fault.ends()
+        self._spool_outage.end()
         return True
 
-    def _is_settled(self, waiting: Mapping[int, str]) -> bool:
+    def _is_settled(self, spool: Spool, waiting: Mapping[int, str]) -> bool:
         """Write these, without the ones that MLflow never takes; False where it takes nothing now.
 
         One that MLflow never takes is one that fails before and after another one is taken.
         """
-        if not self._failure(waiting):
+        if not self._failure(spool, waiting):
             return True
         if not self.is_open():
             return False
         if len(waiting) > 1:
-            return all(self._is_settled({number: line}) for number, line in waiting.items())
+            return all(self._is_settled(spool, {number: line}) for number, line in waiting.items())
         if not self.is_open([_trial()]):
             return False
-        if failure := self._failure(waiting):
-            self._record_fault.begins(f"A trace was dropped, as all like it are: MLflow does not take it ({failure}).")
-            self._spool.drop(*waiting)
+        if failure := self._failure(spool, waiting):
+            self._record_outage.begin(f"A trace was dropped, as all like it are: MLflow does not take it ({failure}).")
+            spool.drop(*waiting)
         return True
 
-    def _failure(self, waiting: Mapping[int, str]) -> str:
+    def _failure(self, spool: Spool, waiting: Mapping[int, str]) -> str:
         """Write these and take them out of the spool; else why not, in words that are no caller's."""
         try:
             write([json.loads(line) for line in waiting.values()], _experiment_id())
         except Exception as exc:  # noqa: BLE001 - whatever one record leads to, the others are to be written
             _experiment_id.cache_clear()
             return f"{type(exc).__name__} {getattr(exc, 'error_code', '')}".strip()
-        self._mlflow_fault.ends()
-        self._spool.remove(list(waiting))
+        self._mlflow_outage.end()
+        spool.remove(list(waiting))
         return ""
 
     def is_open(self, trials: Sequence[Mapping[str, Any]] = ()) -> bool:
@@ -124,12 +124,12 @@ class Writer:
         try:
             write(trials, _experiment_id())
         except NotImplementedError:
-            self._mlflow_fault.begins("Traces wait: this MLflow takes no spans; use 3.4 or later, with a database.")
+            self._mlflow_outage.begin("Traces wait: this MLflow takes no spans; use 3.4 or later, with a database.")
             return False
         except Exception as exc:  # noqa: BLE001 - whatever it is, the traces wait
             _experiment_id.cache_clear()
             why = (str(exc).splitlines() or [""])[0]
-            self._mlflow_fault.begins(f"Traces wait: MLflow takes none ({type(exc).__name__}: {why}).")
+            self._mlflow_outage.begin(f"Traces wait: MLflow takes none ({type(exc).__name__}: {why}).")
             return False
         _remove(trials)
         return True
@@ -138,8 +138,8 @@ class Writer:
 def _trial() -> dict[str, Any]:
     times = dict.fromkeys(("start_ns", "begun_ns", "first_token_ns", "end_ns"), time.time_ns())
     ids = {"trace_id": secrets.token_hex(16), "span_id": secrets.token_hex(8)}
-    rest = {"attributes": {}, "tags": {}, "inputs": {}, "outputs": {}, "traceparent": None, "error_type": None}
-    return ids | times | rest | {"name": "a trial of the trace writer"}
+    empty: dict[str, Any] = {"attributes": {}, "tags": {}, "inputs": {}, "outputs": {}}
+    return ids | times | empty | {"traceparent": None, "error_type": None, "name": "a trial of the trace writer"}
 
 
 def _remove(trials: Sequence[Mapping[str, Any]]) -> None:

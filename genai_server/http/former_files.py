@@ -23,12 +23,12 @@ FORMER_FOLDER = "local_staging"  # beside DATA_FOLDER
 LOCK_TIMEOUT_S = 1.0
 
 
-def take_over(settings: ServerSettings) -> None:
+def move_former_files(settings: ServerSettings) -> None:
     """Move the files into the folder that the settings name, where that is the usual one; the log says which."""
     ledger, prompt = Path(settings.feedback_file).absolute(), Path(settings.prompt_file).absolute()
     if ledger.parent.name == DATA_FOLDER:
         former = ledger.parent.parent / FORMER_FOLDER
-        _move(former / ledger.name, ledger, lambda file, to: Ledger(to).take_over(file))
+        _move(former / ledger.name, ledger, lambda file, to: Ledger(to).absorb(file))
         for spool in sorted(former.glob("traces-*.db")):
             _move(spool, ledger.with_name(spool.name), _move_spool)
     if prompt.parent.name == DATA_FOLDER and not prompt.exists():

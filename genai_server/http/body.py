@@ -46,7 +46,7 @@ class BodyTimeout:
         await self.app(scope, receive_in_time, send)
 
 
-class DeclaredLength:
+class BodyLimit:
     """Look at Content-Length before anything is read. Pure ASGI."""
 
     def __init__(self, app: ASGIApp, most: int):
