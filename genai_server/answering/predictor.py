@@ -53,11 +53,7 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        load: Callable[[str], LoadedModel],
-        model_uri: str,
-        queue_limit: int,
-        resolve: Callable[[str], str] = str,
+        self, load: Callable[[str], LoadedModel], model_uri: str, queue_limit: int, resolve: Callable[[str], str] = str
     ):
         self._load, self._resolve, self._model_uri = load, resolve, model_uri
         self.slots = QueueSlots(queue_limit)

@@ -45,11 +45,7 @@ class KeyCheck:
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        keys: Sequence[str],
-        admin_keys: Sequence[str],
-        open_paths: Collection[str] = OPEN_PATHS,
+        self, app: ASGIApp, keys: Sequence[str], admin_keys: Sequence[str], open_paths: Collection[str] = OPEN_PATHS
     ):
         self.app, self._open = app, open_paths
         self._keys, self._admin_keys = _encoded(keys), _encoded(admin_keys)

@@ -14,7 +14,8 @@ from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import SettingsError
 from genai_server.http.app import create_app
 from genai_server.model_info import ModelInfo
-from genai_server.settings import ServerSettings, model_identity
+from genai_server.runtime.environment import model_identity
+from genai_server.settings import ServerSettings
 
 MANIFEST = {
     "model": {"name": "m", "version": "3", "alias": "champion", "uri": "models:/m/3"},
