@@ -88,7 +88,7 @@ class Scoring:
     def __init__(self, pyfunc: PyFuncModel, model: Any = None):
         """`model`: a `QuestionModel` that lets itself be stopped, under MLflow's own checks of what comes in."""
         self.metadata = pyfunc.metadata
-        self._pyfunc = PyFuncModel(pyfunc.metadata, _Stoppable(model, self._begun)) if model else pyfunc
+        self._pyfunc = PyFuncModel(pyfunc.metadata, _Stoppable(model, self._on_start)) if model else pyfunc
         self._stop: Callable[[], None] | None = None
         self.is_stopped = False
 
@@ -101,7 +101,7 @@ class Scoring:
         if self._stop:
             self._stop()
 
-    def _begun(self, stop: Callable[[], None]) -> None:
+    def _on_start(self, stop: Callable[[], None]) -> None:
         self._stop = stop
         if self.is_stopped:  # before it began
             stop()
@@ -118,14 +118,14 @@ class _Stoppable:
 
 
 class EngineAnswerer:
-    """A model of ours: its engine joins all callers, and no thread waits for an answer."""
+    """A packaged model: its engine batches all callers, and no thread waits for an answer."""
 
     def __init__(self, pyfunc: Any, model: Any):
         self._pyfunc, self._model = pyfunc, model  # a `QuestionModel`, known here by its methods only
         self.golden: Sequence[GoldenQuestion] = [golden_of(item) for item in model.golden]
         self.prompt: ModelPrompt | None = prompt_of(model.prompt) if model.prompt else None
         self._pool = ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix=f"{PREFIX}scoring")
-        # versions that were registered earlier cannot be stopped, take no prompt, know no groups, and tell no failure
+        # versions registered earlier cannot be stopped, take no prompt, know no groups and report no failure
         self._can_stop = "on_start" in inspect.signature(model.answer).parameters
         self.takes_prompts = "is_rendered" in inspect.signature(model.ask).parameters
         self._knows_groups = hasattr(model, "new_group")
@@ -135,11 +135,11 @@ class EngineAnswerer:
         return self._model.new_group() if self._knows_groups else 0
 
     async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Answer:
-        how: dict[str, Any] = {"group": group} if self._knows_groups else {}
+        grouping: dict[str, Any] = {"group": group} if self._knows_groups else {}
         if "text" in question:
-            return answer_of(await self._model.continue_text(question["text"], dict(params), **how))
+            return answer_of(await self._model.continue_text(question["text"], dict(params), **grouping))
         turn, rendering = _turn_of(question)
-        return answer_of((await self._model.ask(turn, dict(params), **how, **rendering))[0])
+        return answer_of((await self._model.ask(turn, dict(params), **grouping, **rendering))[0])
 
     def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncGenerator[str | Answer, None]:
         if "text" in question:
@@ -266,7 +266,7 @@ def _require_question(question: Mapping[str, Any]) -> None:
 
 
 def answerer_of(pyfunc: Any) -> Answerer:
-    """The quick way in where the model has one."""
+    """Through the model's own batching where it has it."""
     model = None
     with suppress(MlflowException):  # of another flavor than MLflow's PythonModel
         model = getattr(pyfunc.unwrap_python_model(), "model", None)

@@ -49,8 +49,8 @@ def answer_of(row: Any) -> Answer:
         return Answer(str(row))
     if "answer" not in row:
         values = list(row.values())
-        whole = {str(name): value for name, value in row.items()}
-        return Answer(str(values[0]) if len(values) == 1 else json.dumps(whole, default=str))
+        texts = {str(name): value for name, value in row.items()}
+        return Answer(str(values[0]) if len(values) == 1 else json.dumps(texts, default=str))
     text, finish_reason = str(row["answer"]), row.get("finish_reason")
     if finish_reason not in FINISH_REASONS:
         return Answer(text)

@@ -1,4 +1,4 @@
-"""The model behind the server: loading it, its golden prompts, and the questions under way.
+"""The model behind the server: loading it, checking its golden questions, and counting the questions under way.
 
 Knows the answerers; knows neither HTTP nor the registry.
 """
@@ -31,14 +31,14 @@ RETIRED_POLL_S = 0.05
 
 @dataclass(frozen=True, eq=False)  # each is itself: the same version may be loaded twice
 class LoadedModel:
-    """A model with what the registry and its own files say of it."""
+    """A model and what is known of it."""
 
     answerer: Answerer
     info: ModelInfo
 
 
 class GoldenMismatch(Exception):
-    """A golden prompt was answered with other tokens than those recorded at deploy."""
+    """A golden question got other tokens than those recorded at deploy."""
 
 
 class Predictor:
@@ -76,7 +76,7 @@ class Predictor:
 
     @property
     def engine_failure(self) -> str:
-        """Why the model that answered will not do so any more; empty while it can."""
+        """Why the loaded model will never answer again; empty while it can."""
         return self.model.answerer.failure() if self.model is not None else ""
 
     # --- which model ---
@@ -102,7 +102,7 @@ class Predictor:
             waits: for a version that is being loaded already, in place of a Conflict.
 
         Raises:
-            Conflict: a version is being loaded already, or this one cannot be loaded or fails its golden prompts;
+            Conflict: a version is being loaded already, or this one cannot be loaded or fails its golden questions;
                 the running version goes on.
         """
         async with self._alone(waits):
@@ -170,7 +170,7 @@ class Predictor:
             threading.Thread(target=_close_all, args=([retired.answerer],), name="close", daemon=True).start()
 
     async def _load_checked(self, model_uri: str) -> LoadedModel:
-        """Loaded, with its golden prompts answered as at deploy; closed again where they are not."""
+        """Load a model and check its golden questions; a model that fails them is closed."""
         loading = run_in_daemon(lambda: self._load(model_uri))
         try:
             model = await asyncio.shield(loading)
@@ -229,7 +229,7 @@ class Predictor:
         return self.slots.in_use > 0
 
     def stop(self) -> None:
-        """Not ready any more; what was accepted is finished."""
+        """No longer ready; questions that were accepted are still answered."""
         self._stopping = True
 
     def close(self) -> None:
@@ -240,7 +240,7 @@ class Predictor:
 
 
 def _close_all(answerers: list[Answerer]) -> None:
-    """Close them. The list is the last that refers to them, so that afterwards nothing does."""
+    """Close them and give their memory back. The list holds the last references, so it is emptied."""
     while answerers:
         answerers.pop().close()
     give_back()

@@ -1,7 +1,7 @@
 """Scores and comments on answers: a line in the ledger first, then an assessment on the answer's trace.
 
-The ledger is the one place that has all of them. A dead or hanging MLflow costs a caller nothing: nobody waits longer
-than a moment for the trace, and the feedback gets there later.
+The ledger has all of them. A caller waits for the trace for TRACE_WAIT_S at most, even if MLflow is dead or hangs; the
+feedback gets there later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRACE_WAIT_S = 1.0  # longest wait of a caller for the trace
 
 
 class FeedbackKeeper:
-    """Keeps feedback, and says where it is by now.
+    """Stores feedback.
 
     Args:
         looks_for_traces: whether requests are traced at all.
@@ -48,7 +48,7 @@ class FeedbackKeeper:
         self._outage = Outage(log, "The feedback ledger is written again.")
 
     async def keep(self, feedback: Mapping[str, Any]) -> str:
-        """`ledger`, or `trace` where it is there as well. Raises StorageFailed where it is in neither."""
+        """Where it is now: `ledger`, or `trace` if it is there too. Raises StorageFailed if it is in neither."""
         time_s = time.time()
         line = json.dumps({"time": time_s, **feedback}, ensure_ascii=False).encode("utf-8", "replace")
         is_in_ledger = await asyncio.get_running_loop().run_in_executor(self._disk, self._is_in_ledger, line)

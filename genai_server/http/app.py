@@ -112,7 +112,7 @@ def _tracer(settings: ServerSettings, predictor: Predictor, metrics: Metrics) ->
 def _add_middleware(app: FastAPI, settings: ServerSettings, serving: Serving) -> None:
     """The last one added is the outermost: every answer, refusals too, has its id and is counted."""
     app.add_middleware(BodyTimeout)
-    app.add_middleware(BodyLimit, most=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     open_paths = OPEN_PATHS | {WEBHOOK_PATH} if settings.webhook_secret else OPEN_PATHS
     app.add_middleware(KeyCheck, keys=settings.api_keys, admin_keys=settings.admin_keys, open_paths=open_paths)
     if settings.cors_origins:

@@ -1,7 +1,7 @@
-"""Takes over what servers of earlier versions left in `local_staging/`, where `make clean` deletes: feedback, traces
-that MLflow does not have yet, the prompt's last good copy.
+"""Moves the files that earlier versions of the server wrote into `local_staging/`, which `make clean` empties:
+feedback, traces that MLflow does not have yet, the last good copy of the prompt.
 
-Each file is renamed, so that a start that is killed is simply made again.
+Each file is renamed, so a start that is killed can simply be repeated.
 """
 
 from __future__ import annotations

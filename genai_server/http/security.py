@@ -1,4 +1,4 @@
-"""Who may do what: allowed hosts, a caller's key on every route but the probes, an admin key on what changes it.
+"""Who may do what: allowed hosts, a caller's key on every route but the probes, an admin key for changes.
 
 Pure ASGI: a refused request never reaches a route.
 """
@@ -81,8 +81,7 @@ def _is_one_of(presented: Sequence[bytes], keys: Sequence[bytes]) -> bool:
 
 
 class HostCheck:
-    """Refuse what was meant for another host, as a page of another site does that has its name point here (DNS
-    rebinding).
+    """Refuse requests for another host: with DNS rebinding, a page of another site asks this server by its own name.
 
     Hosts are compared without their port; `*.example.com` is all below it, `*` is any. This machine's own names are
     always taken: no other site has them, and the health check and whoever started the server ask by them.
@@ -111,7 +110,7 @@ def _host_of(headers: Headers) -> str:
 
 
 def _keys_of(headers: Headers) -> Iterator[bytes]:
-    """Whatever may be a key among what the caller presents."""
+    """Everything in the headers that may be a key."""
     for header in headers.getlist("authorization"):
         scheme, _, value = header.partition(" ")
         if scheme.lower() == "bearer":

@@ -27,7 +27,7 @@ PRODUCTION = "production"
 DECISION, PASSED = "gate.decision", "passed"
 _IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
 _TEXT, _TYPE = "mlflow.prompt.text", "_mlflow_prompt_type"
-_NOT_SHOWN = ("mlflow.", "_mlflow", PREFIX)
+_HIDDEN_PREFIXES = ("mlflow.", "_mlflow", PREFIX)
 _REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"}
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 
@@ -75,7 +75,7 @@ class PromptRegistry:
 
     def get(self, name: str) -> StoredPrompt:
         """One prompt. Raises UnknownPrompt."""
-        found = self._named(name)
+        found = self._find_prompt(name)
         if found is None:
             raise UnknownPrompt(f"There is no prompt {name!r}.", "GET /prompts names those there are.")
         return found
@@ -83,7 +83,7 @@ class PromptRegistry:
     def versions(self, prompt: StoredPrompt) -> list[StoredVersion]:
         """Its versions, newest first."""
         with mlflow_errors_translated():
-            pages = _pages(self._client().search_model_versions, _named(prompt.name))
+            pages = _pages(self._client().search_model_versions, _name_filter(prompt.name))
             found = [_version(version, prompt.aliases) for version in pages if version.name == prompt.name]
         return sorted(found, key=lambda version: version.version, reverse=True)
 
@@ -100,13 +100,13 @@ class PromptRegistry:
                 return stored
         raise UnknownPrompt(f"There is no version {number} of {name!r}.", f"The newest is {prompt.newest}.")
 
-    def _named(self, name: str) -> StoredPrompt | None:
-        found = self._search(_named(name))
+    def _find_prompt(self, name: str) -> StoredPrompt | None:
+        found = self._search(_name_filter(name))
         return next((prompt for prompt in found if prompt.name == name), None)
 
-    def _search(self, wanted: str) -> list[StoredPrompt]:
+    def _search(self, filter_string: str) -> list[StoredPrompt]:
         with mlflow_errors_translated():
-            return [_prompt(found) for found in _pages(self._client().search_registered_models, wanted)]
+            return [_prompt(found) for found in _pages(self._client().search_registered_models, filter_string)]
 
     def _client(self) -> Any:
         from mlflow import MlflowClient
@@ -120,7 +120,7 @@ class PromptRegistry:
 
         One that was made, and then not put in production because the server was killed, is put there now.
         """
-        stored = self._named(name)
+        stored = self._find_prompt(name)
         number = stored.newest if stored else None
         if stored is None or number is None:
             number = self._register(name, template, commit_message, tags)
@@ -223,7 +223,7 @@ class PromptAliases:
         self._client.delete_prompt_tag(self._name, key)
 
     def has_version(self, version: int) -> bool:
-        found = _pages(self._client.search_model_versions, _named(self._name))
+        found = _pages(self._client.search_model_versions, _name_filter(self._name))
         return any(int(stored.version) == version for stored in found if stored.name == self._name)
 
     def set_alias(self, alias: str, version: int) -> None:
@@ -237,7 +237,7 @@ class PromptAliases:
             self._client.set_prompt_version_tag(self._name, version, key, value)
 
     def _prompts(self) -> Iterator[Any]:
-        found = _pages(self._client.search_registered_models, _named(self._name))
+        found = _pages(self._client.search_registered_models, _name_filter(self._name))
         return (prompt for prompt in found if prompt.name == self._name)
 
 
@@ -264,15 +264,15 @@ def _down() -> RegistryDown:
     return RegistryDown("MLflow's prompt registry does not answer.", "Ask again later.")
 
 
-def _named(name: str) -> str:
-    """May find others too, where the name has an apostrophe."""
+def _name_filter(name: str) -> str:
+    """Matches others too where the name has an apostrophe."""
     return f"{equals('name', name)} AND {_IS_PROMPT}"
 
 
-def _pages(search: Any, wanted: str) -> Iterator[Any]:
+def _pages(search: Any, filter_string: str) -> Iterator[Any]:
     token = None
     while True:
-        page = search(filter_string=wanted, page_token=token)
+        page = search(filter_string=filter_string, page_token=token)
         yield from page
         token = page.token
         if not token:
@@ -301,7 +301,7 @@ def _version(found: Any, aliases: Mapping[str, int]) -> StoredVersion:
 
 def _own(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags that people gave, and what we say of a version; MLflow keeps its own beside them, and we leases."""
-    return {key: value for key, value in sorted(tags.items()) if not key.startswith(_NOT_SHOWN)}
+    return {key: value for key, value in sorted(tags.items()) if not key.startswith(_HIDDEN_PREFIXES)}
 
 
 def _iso(moment: datetime) -> str:

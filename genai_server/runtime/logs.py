@@ -21,7 +21,7 @@ class TextLines(logging.Formatter):
         return _PASSWORD.sub("***@", super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], record.message)
+        return _CONTROL.sub(lambda match: repr(match[0])[1:-1], record.message)
 
 
 class JsonLines(logging.Formatter):

@@ -1,9 +1,9 @@
 """Traces of a share of the requests, put into a spool that a process of its own writes to MLflow.
 
-A request costs a dictionary; twice a second a thread puts what came into the spool, and tells the writer how many
-traces to write now: all of them while nobody asks, else few, since writing one costs milliseconds of the CPU that the
-engine works on. Neither a busy nor a dead MLflow, nor a full disk, is felt by an answer. What waits survives a restart;
-what does not fit is dropped and counted.
+A request costs a dictionary. Twice a second a thread moves the new ones into the spool and tells the writer how many
+traces to write now: all of them while the server is idle, else a few, since writing one costs milliseconds of the CPU
+that the engine works on. A busy or dead MLflow or a full disk never delays an answer. Waiting traces survive a restart;
+those that find no room are dropped and counted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WRITER = Path(__file__).with_name("writer.py")
-HELD_LIMIT, HELD_CHARACTERS = 1000, 8_000_000  # of traces in memory, while the spool is full or out of order
+MAX_RECORDS, MAX_CHARACTERS = 1000, 8_000_000  # of traces in memory, while the spool is full or out of order
 GATHER_S = 0.5
 QUIET_COUNT = 200  # traces to write at once while nobody asks
 # Else every so often: so many, or this part of what waits where that is more, so that no load outruns the writer.
@@ -105,20 +105,20 @@ class Tracer:
         self._records: deque[dict[str, Any]] = deque()  # as they came
         self._lines: deque[str] = deque()  # as the spool takes them
         self._ending, self._putting = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._put_what_comes, name="traces", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._spool: Spool | None = None
         self._writer: WriterProcess | None = None
         self._tried_s = 0.0  # to open the spool and start the writer, on the monotonic clock
         self._spool_outage = Outage(log, "Traces are put into the spool again.")
         self._writer_outage = Outage(log, "The trace writer runs again.")
         self._record_outage = Outage(log, "")
-        self._unfit = self._spool_dropped = 0
+        self._dropped = self._spool_dropped = 0
         self.waiting = 0  # traces that MLflow does not have yet
 
     @property
     def dropped(self) -> int:
         """Traces that found no room, or that could not be stored."""
-        return self._unfit + self._spool_dropped
+        return self._dropped + self._spool_dropped
 
     def start(self) -> None:
         """Start the writer, if anything is sampled. A spool that cannot be opened is tried again every minute."""
@@ -148,7 +148,7 @@ class Tracer:
             self._writer.end(max(0.0, end_s - time.monotonic()))
         if self._thread.is_alive():  # the disk hangs; it ends with the process
             return
-        self._lose_what_is_held()
+        self._drop_unwritten()
         self._count()
         if self.waiting:
             log.warning("%d traces wait in %s for the next start.", self.waiting, self._file)
@@ -156,10 +156,10 @@ class Tracer:
             self._spool.close()
             self._spool = None
 
-    def _lose_what_is_held(self) -> None:
+    def _drop_unwritten(self) -> None:
         """What the spool did not take until the end."""
         if lost := len(self._records) + len(self._lines):
-            self._unfit += lost
+            self._dropped += lost
             self._records.clear()
             self._lines.clear()
             log.error("%d traces are lost: %s took nothing until the end.", lost, self._file)
@@ -184,10 +184,10 @@ class Tracer:
         return self._thread.is_alive() and random.random() < self._ratio
 
     def _put(self, record: dict[str, Any]) -> None:
-        if len(self._records) + len(self._lines) < HELD_LIMIT:
+        if len(self._records) + len(self._lines) < MAX_RECORDS:
             self._records.append(record)
         else:
-            self._unfit += 1
+            self._dropped += 1
 
     def _record(
         self, request: AnswerRequest, answer: Answer | None, versions: AnswerVersions, started_ns: int, ended_ns: int
@@ -215,7 +215,7 @@ class Tracer:
             "outputs": {"answer": answer.text if answer else None} if self._with_texts else {},
         }
 
-    def _put_what_comes(self) -> None:
+    def _run(self) -> None:
         """The thread between memory and the spool."""
         is_last, ticks = False, 0
         while not is_last:
@@ -263,11 +263,11 @@ class Tracer:
         try:
             line = as_line(record)
         except Exception as exc:  # noqa: BLE001 - what a caller sent may be of any kind
-            self._unfit += 1
+            self._dropped += 1
             self._record_outage.begin(f"A trace was dropped, as all like it are: it is no JSON ({type(exc).__name__}).")
             return
-        if sum(map(len, self._lines)) + len(line) > HELD_CHARACTERS:
-            self._unfit += 1
+        if sum(map(len, self._lines)) + len(line) > MAX_CHARACTERS:
+            self._dropped += 1
         else:
             self._lines.append(line)
 

@@ -1,9 +1,9 @@
 """Writes the traces that wait in the spool to MLflow: a program of its own, which `tracer.py` starts with the file.
 
-On stdin it is told how many it may write now; it ends soon after its input does. Many traces go in one call: MLflow's
-own way for spans that come over OTLP, at a tenth of the cost of spans that are started and ended one by one. A trace
-has its ids from the server, so that one that is written twice is there once. What MLflow does not take now is tried
-again; one that it never takes is dropped and counted, and the others go on.
+The server writes to its stdin how many traces it may write now; it ends soon after its input does. Many traces go in
+one call, as MLflow does it for spans that come over OTLP, at a tenth of the cost of spans that are started and ended
+one by one. A trace gets its ids from the server, so writing it twice stores it once. What MLflow refuses now is tried
+again; a trace that it never takes is dropped and counted.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def lower_priority() -> None:
 
 
 def _allowed() -> int | None:
-    """How many traces may be written now; None where the server has ended. Only its last word counts."""
-    said = os.read(sys.stdin.fileno(), 4096)
-    return int(said.split()[-1]) if said else None
+    """How many traces may be written now; None where the server has ended. Only its last line counts."""
+    line = os.read(sys.stdin.fileno(), 4096)
+    return int(line.split()[-1]) if line else None
 
 
 class Writer:
-    """Takes from the spool what MLflow takes; what goes wrong is told once, while it lasts."""
+    """Moves traces from the spool to MLflow; an outage is logged once."""
 
     def __init__(self, spool_file: Path):
         self._file = spool_file
@@ -76,7 +76,7 @@ class Writer:
         self._record_outage = Outage(log, "")
 
     def write_first(self, count: int, within_s: float = float("inf")) -> bool:
-        """Write the oldest, as far as they get; False where it is no use to go on now."""
+        """Write the oldest; False if there is no use in going on now."""
         end = time.monotonic() + within_s
         try:
             spool = self._spool = self._spool or Spool(self._file)
@@ -91,7 +91,7 @@ class Writer:
         return True
 
     def _is_settled(self, spool: Spool, waiting: Mapping[int, str]) -> bool:
-        """Write these, without the ones that MLflow never takes; False where it takes nothing now.
+        """Write these, but drop those that MLflow never takes; False if it takes nothing now.
 
         One that MLflow never takes is one that fails before and after another one is taken.
         """
@@ -109,7 +109,7 @@ class Writer:
         return True
 
     def _failure(self, spool: Spool, waiting: Mapping[int, str]) -> str:
-        """Write these and take them out of the spool; else why not, in words that are no caller's."""
+        """Write these and remove them from the spool; returns why not, without any text of a caller, or nothing."""
         try:
             write([json.loads(line) for line in waiting.values()], _experiment_id())
         except Exception as exc:  # noqa: BLE001 - whatever one record leads to, the others are to be written
@@ -181,20 +181,20 @@ def _spans(record: Mapping[str, Any]) -> Iterator[Span]:
     trace_id = caller.trace_id if caller.is_valid else int(record["trace_id"], 16)
     root_id = int(record["span_id"], 16)
     tags = {"mlflow.traceName": record["name"], **record["tags"]}
-    told = {
+    attributes = {
         "mlflow.spanType": "CHAT_MODEL", "mlflow.spanInputs": record["inputs"], "mlflow.spanOutputs": record["outputs"],
         **record["attributes"], **{f"mlflow.traceTag.{name}": value for name, value in tags.items()},
     }  # fmt: skip
     status = Status(StatusCode.ERROR if record["error_type"] else StatusCode.OK)
     times = record["start_ns"], record["end_ns"]
-    yield _span(record["name"], (trace_id, root_id), caller.span_id or None, times, told, status)
+    yield _span(record["name"], (trace_id, root_id), caller.span_id or None, times, attributes, status)
     for number, (name, start, end) in enumerate(_phases(record), 1):
         ids, times = (trace_id, root_id ^ number), (record[start], record[end])
         yield _span(name, ids, root_id, times, {"mlflow.spanType": "LLM"}, Status(StatusCode.OK))
 
 
 def _span(
-    name: str, ids: tuple[int, int], parent_id: int | None, times: tuple[int, int], told: Mapping[str, Any], status: Any
+    name: str, ids: tuple[int, int], parent_id: int | None, times: tuple[int, int], more: Mapping[str, Any], status: Any
 ) -> Span:
     """A finished span, as MLflow makes it of one that came over OTLP."""
     from mlflow.entities import Span
@@ -203,7 +203,7 @@ def _span(
     from opentelemetry.trace import SpanContext
 
     trace_id, span_id = ids
-    attributes = {"mlflow.traceRequestId": f"tr-{trace_id:032x}", **told}
+    attributes = {"mlflow.traceRequestId": f"tr-{trace_id:032x}", **more}
     return Span(
         ReadableSpan(
             name, SpanContext(trace_id, span_id, False), SpanContext(trace_id, parent_id, True) if parent_id else None,

@@ -117,7 +117,7 @@ def test_requests_are_answered_and_traced_again_when_there_is_room(disk, serve, 
 
 
 def test_what_finds_no_room_is_dropped_and_counted(disk, serve, monkeypatch):
-    monkeypatch.setattr(tracing, "HELD_LIMIT", 5)
+    monkeypatch.setattr(tracing, "MAX_RECORDS", 5)
     with serve(disk.folder) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         disk.fill()

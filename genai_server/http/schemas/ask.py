@@ -33,7 +33,7 @@ from genai_server.http.schemas.prompts import PromptAlias, PromptName, Version
 
 WrittenText = Annotated[Text, Field(min_length=1)]
 LARGEST = 2**53  # what JSON's readers and MLflow hold exactly
-Whole = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+Integer = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
@@ -184,7 +184,7 @@ class FeedbackRequest(BaseModel):
     request_id: Annotated[str, Field(pattern=r"^[!-~]{1,128}$", description="X-Request-ID of the answer.")]
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$", description="What is judged.")] = "score"
     value: Annotated[
-        bool | Whole | Number | Annotated[str, Field(max_length=1_000), printable] | None,
+        bool | Integer | Number | Annotated[str, Field(max_length=1_000), printable] | None,
         Field(description="The score; a text up to 1,000 characters."), WrapValidator(_score),
     ] = None  # fmt: skip
     comment: Annotated[str, Field(max_length=5_000), printable] | None = None

@@ -100,11 +100,11 @@ class _Completion(BaseModel):
 
     def params(self) -> dict[str, Any]:
         """In the words of the served model."""
-        named = {
+        params = {
             "max_new_tokens": self.longest, "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed,
             "top_k": self.top_k, "repetition_penalty": self.repetition_penalty, "stop": self.stop,
         }  # fmt: skip
-        return {name: value for name, value in named.items() if value is not None}
+        return {name: value for name, value in params.items() if value is not None}
 
     @property
     def longest(self) -> int | None:

@@ -23,7 +23,7 @@ from genai_server.errors import BadQuestion, NoRegistry, Overloaded, RegistryDow
 from genai_server.http.app import create_app
 from genai_server.model_info import ModelInfo
 from genai_server.prompts.registry import StoredVersion
-from genai_server.prompts.selection import MOST_LOOKUPS, Prompts, PromptText, render
+from genai_server.prompts.selection import MAX_LOOKUPS, Prompts, PromptText, render
 from genai_server.registry import alias_moves
 from genai_server.settings import ServerSettings
 
@@ -233,7 +233,7 @@ def test_lookups_that_are_stuck_are_bounded(tmp_path, monkeypatch):
 
     async def scenario() -> None:
         prompts = Prompts(registry, 60, tmp_path / "p.json")
-        for number in range(MOST_LOOKUPS):
+        for number in range(MAX_LOOKUPS):
             with pytest.raises(RegistryDown, match="within 0.05 s"):
                 await prompts.named("qa", number, None)
         with pytest.raises(Overloaded):

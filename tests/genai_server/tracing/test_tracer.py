@@ -364,7 +364,7 @@ STUCK = "import time\ntime.sleep(600)\n"
 
 def test_a_share_of_the_requests_is_sampled(writer, started, monkeypatch):
     writer("")
-    monkeypatch.setattr(tracing, "HELD_LIMIT", 5000)
+    monkeypatch.setattr(tracing, "MAX_RECORDS", 5000)
     tracing.random.seed(1)
     tracer = started(0.25)
     answer_time(tracer, 2000)
@@ -409,7 +409,7 @@ def test_the_end_does_not_wait_for_a_spool_that_another_program_holds(writer, st
 def test_what_a_full_spool_does_not_take_is_dropped_and_counted(writer, started, monkeypatch, caplog):
     writer(STUCK)
     monkeypatch.setattr(tracing, "STOP_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(tracing, "HELD_LIMIT", 100)
+    monkeypatch.setattr(tracing, "MAX_RECORDS", 100)
     monkeypatch.setattr(tracing, "Spool", lambda file: Spool(file, 100_000))
     tracer = started(1.0, with_texts=True)
     for _ in range(3):
