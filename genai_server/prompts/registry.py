@@ -75,10 +75,10 @@ class PromptRegistry:
 
     def get(self, name: str) -> StoredPrompt:
         """One prompt. Raises UnknownPrompt."""
-        found = self._find_prompt(name)
-        if found is None:
+        prompt = self._find_prompt(name)
+        if prompt is None:
             raise UnknownPrompt(f"There is no prompt {name!r}.", "GET /prompts names those there are.")
-        return found
+        return prompt
 
     def versions(self, prompt: StoredPrompt) -> list[StoredVersion]:
         """Its versions, newest first."""
@@ -101,8 +101,7 @@ class PromptRegistry:
         raise UnknownPrompt(f"There is no version {number} of {name!r}.", f"The newest is {prompt.newest}.")
 
     def _find_prompt(self, name: str) -> StoredPrompt | None:
-        found = self._search(_name_filter(name))
-        return next((prompt for prompt in found if prompt.name == name), None)
+        return next((prompt for prompt in self._search(_name_filter(name)) if prompt.name == name), None)
 
     def _search(self, filter_string: str) -> list[StoredPrompt]:
         with mlflow_errors_translated():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from genai_server.answer import Answer, Usage
@@ -41,7 +41,7 @@ class Metrics:
     def __init__(self, model_name: Callable[[], str], engine_load: Callable[[], EngineLoad | None]):
         self._registry, self._model_name = CollectorRegistry(), model_name
         self.requests = 0  # answered since the start
-        self._registry.register(_EngineCollector(model_name, engine_load))
+        self._registry.register(_Collector(lambda: _engine_families(model_name(), engine_load())))
         self._requests = self._counter("http_requests", "Requests by route and status.", "method", "route", "status")
         self._seconds = self._histogram("http_request_duration_seconds", "Until the last byte.", _SHORT_S, "route")
         model = "model_name"
@@ -105,7 +105,7 @@ class Metrics:
 
     def traces(self, waiting: Callable[[], int], dropped: Callable[[], int]) -> None:
         """Where to read, at every scrape, how many traces MLflow does not have yet, and never will have."""
-        self._registry.register(_TraceCollector(waiting, dropped))
+        self._registry.register(_Collector(lambda: _trace_families(waiting(), dropped())))
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -118,36 +118,32 @@ class Metrics:
         return Histogram(f"{PREFIX}{name}", what, labels, buckets=buckets, registry=self._registry)
 
 
-class _EngineCollector(Collector):
-    """What the engine is busy with, read at the moment of the scrape."""
+class _Collector(Collector):
+    """Families that are made at the moment of the scrape."""
 
-    def __init__(self, model_name: Callable[[], str], engine_load: Callable[[], EngineLoad | None]):
-        self._model_name, self._engine_load = model_name, engine_load
+    def __init__(self, collect: Callable[[], Iterator[Metric]]):
+        self._collect = collect
 
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        load = self._engine_load()
-        if load is None:
-            return
-        for kind, name, what, value in (
-            (GaugeMetricFamily, "num_requests_running", "Answers in the batch.", load.running),
-            (GaugeMetricFamily, "num_requests_waiting", "Questions that wait for the batch.", load.waiting),
-            (GaugeMetricFamily, "kv_cache_usage_perc", "Taken share of the cache, 0 to 1.", load.cache_usage),
-            (CounterMetricFamily, "engine_restarts", "Restarts of the engine.", load.restarts),
-        ):
-            if value is None:
-                continue
-            family = kind(f"{PREFIX}{name}", what, labels=["model_name"])
-            family.add_metric([self._model_name()], value)
+    def collect(self) -> Iterator[Metric]:
+        return self._collect()
+
+
+def _engine_families(model_name: str, load: EngineLoad | None) -> Iterator[Metric]:
+    if load is None:
+        return
+    for kind, name, description, value in (
+        (GaugeMetricFamily, "num_requests_running", "Answers in the batch.", load.running),
+        (GaugeMetricFamily, "num_requests_waiting", "Questions that wait for the batch.", load.waiting),
+        (GaugeMetricFamily, "kv_cache_usage_perc", "Taken share of the cache, 0 to 1.", load.cache_usage),
+        (CounterMetricFamily, "engine_restarts", "Restarts of the engine.", load.restarts),
+    ):
+        if value is not None:
+            family = kind(f"{PREFIX}{name}", description, labels=["model_name"])
+            family.add_metric([model_name], value)
             yield family
 
 
-class _TraceCollector(Collector):
-    """What became of the traces that MLflow does not have."""
-
-    def __init__(self, waiting: Callable[[], int], dropped: Callable[[], int]):
-        self._waiting, self._dropped = waiting, dropped
-
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        yield GaugeMetricFamily(f"{PREFIX}traces_waiting", "Traces that wait for MLflow.", self._waiting())
-        what = "Traces that found no room, or that MLflow cannot take."
-        yield CounterMetricFamily(f"{PREFIX}traces_dropped", what, self._dropped())
+def _trace_families(waiting: int, dropped: int) -> Iterator[Metric]:
+    yield GaugeMetricFamily(f"{PREFIX}traces_waiting", "Traces that wait for MLflow.", waiting)
+    description = "Traces that found no room, or that MLflow cannot take."
+    yield CounterMetricFamily(f"{PREFIX}traces_dropped", description, dropped)

@@ -124,7 +124,13 @@ class AnswerResponse(BaseModel):
         answer, versions, usage = served.answer, served.versions, served.answer.usage
         return cls(
             answer=answer.text, finish_reason=answer.finish_reason, warnings=list(answer.warnings),
-            request_id=served.request_id, **asdict(versions), **(asdict(usage) if usage else {}),
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            first_token_s=usage.first_token_s if usage else None,
+            total_s=usage.total_s if usage else None,
+            queued_s=usage.queued_s if usage else None,
+            model=versions.model, model_version=versions.model_version,
+            prompt=versions.prompt, prompt_source=versions.prompt_source, request_id=served.request_id,
         )  # fmt: skip
 
 
