@@ -62,10 +62,11 @@ serve: install  ## the champion over HTTP, Swagger at http://127.0.0.1:5001/docs
 ui: install  ## MLflow's UI over the store, until Ctrl-C
 	$(BIN)/python e2e_mlflow.py --mode ui
 
-check: install  ## what a commit must pass: lint, format, import borders
+check: install  ## what a commit must pass: lint, format, import borders, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 0 tests/system/test_import_borders.py
 
 fix: install  ## repair what can be repaired by a program
@@ -89,4 +90,4 @@ bench: install  ## measure the whole life, the engine, and the server beside its
 clean:  ## remove scratch files; runs, prompts, versions, feedback and traces stay
 	test ! -d local_staging || find local_staging -mindepth 1 -maxdepth 1 \
 	  ! -name 'feedback.jsonl*' ! -name 'traces-*.db*' -exec rm -rf {} +
-	rm -rf local_mlflow_logs .pytest_cache .ruff_cache build *.egg-info
+	rm -rf local_mlflow_logs .pytest_cache .ruff_cache .mypy_cache build *.egg-info

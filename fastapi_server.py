@@ -73,8 +73,8 @@ def _with_store(settings: ServerSettings) -> ServerSettings:
     if store.uri:
         logging.info("MLflow: %s", store.description)
         os.environ.update(store.login, MLFLOW_TRACKING_URI=store.uri)
-    is_named = os.environ.get("TRACE_EXPERIMENT") or not os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    if settings.trace_sampling_ratio and not is_named:
+    is_explicit = os.environ.get("TRACE_EXPERIMENT") or not os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if settings.trace_sampling_ratio and not is_explicit:
         logging.warning(
             "Traces go to the experiment %s: it is TRACE_EXPERIMENT that names another one, no longer"
             " MLFLOW_EXPERIMENT_NAME.", settings.trace_experiment,

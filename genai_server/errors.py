@@ -1,4 +1,4 @@
-"""Errors that a caller may see, each with its HTTP status and a word for programs, and the one that stops a start.
+"""Errors that a caller may see, each with its HTTP status and its code for programs, and those that stop the start.
 
 How an error is written depends on who asks: `problems.py`.
 """
@@ -39,7 +39,7 @@ class BadQuestion(ServerError):
 
 
 class UnknownHost(ServerError):
-    """The request was meant for another host."""
+    """The Host header names another host."""
 
     status, code = 400, "unknown_host"
 
@@ -57,7 +57,7 @@ class WrongSignature(ServerError):
 
 
 class Forbidden(ServerError):
-    """It takes an admin key; the caller's is not one, or the server has none."""
+    """An admin key is needed: the caller's is none, or the server has none."""
 
     status, code = 403, "forbidden"
 
@@ -81,7 +81,7 @@ class NoRegistry(ServerError):
 
 
 class Conflict(ServerError):
-    """The same is under way already, or there is nothing to go back to."""
+    """The state of the server does not allow it, such as a reload during another one."""
 
     status, code = 409, "conflict"
 
@@ -98,7 +98,7 @@ class Overloaded(ServerError):
     status, code = 429, "overloaded"
 
 
-class CallerLeft(ServerError):
+class ClientDisconnected(ServerError):
     """The caller closed the connection before the answer; nobody reads this, the log does (nginx's status)."""
 
     status, code = 499, "caller_left"
@@ -129,12 +129,12 @@ class RegistryDown(ServerError):
 
 
 class StorageFailed(ServerError):
-    """The server cannot write what it was given to keep."""
+    """The server cannot store what it was sent."""
 
     status, code = 503, "storage_failed"
 
 
 class EngineDown(ServerError):
-    """The engine ended under the question, or is being restarted."""
+    """The engine ended during the question, or is being restarted."""
 
     status, code = 503, "engine_down"

@@ -234,25 +234,34 @@ def saved_model(folder: Path, weights: Path) -> Path:
 
 
 class StandIn:
-    """A model for the server that always gives the same answer, or waits until it is released."""
+    """A model for the server that always gives the same answer, or waits until it is released.
 
-    prompt: dict = {}
+    Args:
+        answer: as a packaged model returns it; every field may be left out.
+        golden: question, token_ids and max_new_tokens of each.
+    """
+
+    prompt = None
     takes_prompts = False
 
     def __init__(self, answer: dict, golden: list[dict] | None = None, hold: object | None = None):
-        self.said, self.golden, self.hold = answer, golden or [], hold
+        from genai_server.answering.model_output import answer_of, golden_of
+
+        self.said = answer_of({"answer": "", "finish_reason": "stop", **answer})
+        self.golden = [golden_of(item) for item in golden or ()]
+        self.hold = hold
         self.healthy, self.closed, self.broken = True, False, ""
 
     def new_group(self) -> int:
         return 1
 
-    async def ask(self, question: dict, params: dict, group: int = 0) -> dict:
+    async def ask(self, question: dict, params: dict, group: int = 0):
         if self.hold is not None:
             await self.hold.wait()
-        return {**self.said, **question}
+        return self.said
 
     async def stream(self, question: dict, params: dict):
-        yield {"delta": "", **await self.ask(question, params)}
+        yield await self.ask(question, params)
 
     def is_healthy(self) -> bool:
         return self.healthy

@@ -7,26 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
+from genai_server.answer import Answer
+from genai_server.answering.model_output import (
+    GoldenQuestion,
+    ModelPrompt,
+    answer_of,
+    golden_of,
+    load_of,
+    pieces_of,
+    prompt_of,
+    rows_of,
+)  # fmt: skip
 from genai_server.errors import BadQuestion, ModelFailed, ModelTimeout
 from genai_server.runtime.daemon import PREFIX
+from genai_server.runtime.metrics import EngineLoad
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 THREADS = 4  # of a model that has no batching of its own
-DEFAULT_TIMEOUT_S = 60.0  # where a caller names none, as for golden prompts
+DEFAULT_TIMEOUT_S = 60.0  # where a caller names none, as for golden questions
 STUCK_AFTER_S = 300.0  # past its deadline; a model whose every thread is stuck has failed
 SCORING_THREADS = 64  # of /invocations on one that has: they only wait
 
@@ -34,18 +44,18 @@ SCORING_THREADS = 64  # of /invocations on one that has: they only wait
 class Answerer(Protocol):
     """What the predictor needs of a model."""
 
-    golden: Sequence[Mapping[str, Any]]  # question, token_ids, max_new_tokens; may be empty
-    prompt: Mapping[str, Any]  # name, version and template; may be empty
+    golden: Sequence[GoldenQuestion]  # may be empty
+    prompt: ModelPrompt | None
     takes_prompts: bool  # whether a question may have the field `rendered`: the whole prompt, in place of its own
 
     def new_group(self) -> int:
         """A number for the questions of one request, so that they take turns with other requests'."""
 
-    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Mapping[str, Any]:
+    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Answer:
         """Answer one question; `{"text": …}` in place of `{"question": …}` is continued as it stands."""
 
-    def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        """Answer one question piece by piece: `{"delta": text}`, the last piece with the whole answer's fields.
+    def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncGenerator[str | Answer, None]:
+        """Answer one question piece by piece: texts, and at the end the whole answer.
 
         What is wrong with the question or the parameters is raised here, before the first piece.
         """
@@ -62,10 +72,10 @@ class Answerer(Protocol):
     def failure(self) -> str:
         """Why it will never answer again; empty while it can."""
 
-    def load(self) -> Any:
-        """running, waiting, restarts and cache_usage, or None where nobody counts them."""
+    def load(self) -> EngineLoad | None:
+        """How busy it is; None where nobody counts."""
 
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> Mapping[str, str | int | None]:
         """The engine, for people."""
 
     def close(self) -> None:
@@ -78,7 +88,7 @@ class Scoring:
     def __init__(self, pyfunc: PyFuncModel, model: Any = None):
         """`model`: a `QuestionModel` that lets itself be stopped, under MLflow's own checks of what comes in."""
         self.metadata = pyfunc.metadata
-        self._pyfunc = PyFuncModel(pyfunc.metadata, _Stoppable(model, self._begun)) if model else pyfunc
+        self._pyfunc = PyFuncModel(pyfunc.metadata, _Stoppable(model, self._on_start)) if model else pyfunc
         self._stop: Callable[[], None] | None = None
         self.is_stopped = False
 
@@ -91,7 +101,7 @@ class Scoring:
         if self._stop:
             self._stop()
 
-    def _begun(self, stop: Callable[[], None]) -> None:
+    def _on_start(self, stop: Callable[[], None]) -> None:
         self._stop = stop
         if self.is_stopped:  # before it began
             stop()
@@ -108,13 +118,14 @@ class _Stoppable:
 
 
 class EngineAnswerer:
-    """A model of ours: its engine joins all callers, and no thread waits for an answer."""
+    """A packaged model: its engine batches all callers, and no thread waits for an answer."""
 
     def __init__(self, pyfunc: Any, model: Any):
         self._pyfunc, self._model = pyfunc, model  # a `QuestionModel`, known here by its methods only
-        self.golden, self.prompt = model.golden, model.prompt
+        self.golden: Sequence[GoldenQuestion] = [golden_of(item) for item in model.golden]
+        self.prompt: ModelPrompt | None = prompt_of(model.prompt) if model.prompt else None
         self._pool = ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix=f"{PREFIX}scoring")
-        # versions that were registered earlier cannot be stopped, take no prompt, know no groups, and tell no failure
+        # versions registered earlier cannot be stopped, take no prompt, know no groups and report no failure
         self._can_stop = "on_start" in inspect.signature(model.answer).parameters
         self.takes_prompts = "is_rendered" in inspect.signature(model.ask).parameters
         self._knows_groups = hasattr(model, "new_group")
@@ -123,18 +134,18 @@ class EngineAnswerer:
     def new_group(self) -> int:
         return self._model.new_group() if self._knows_groups else 0
 
-    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Mapping[str, Any]:
-        how: dict[str, Any] = {"group": group} if self._knows_groups else {}
+    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Answer:
+        grouping: dict[str, Any] = {"group": group} if self._knows_groups else {}
         if "text" in question:
-            return await self._model.continue_text(question["text"], dict(params), **how)
+            return answer_of(await self._model.continue_text(question["text"], dict(params), **grouping))
         turn, rendering = _turn_of(question)
-        return (await self._model.ask(turn, dict(params), **how, **rendering))[0]
+        return answer_of((await self._model.ask(turn, dict(params), **grouping, **rendering))[0])
 
-    def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+    def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncGenerator[str | Answer, None]:
         if "text" in question:
-            return self._model.continue_text_stream(question["text"], dict(params))
+            return pieces_of(self._model.continue_text_stream(question["text"], dict(params)))
         turn, rendering = _turn_of(question)
-        return self._model.ask_stream(turn, dict(params), **rendering)
+        return pieces_of(self._model.ask_stream(turn, dict(params), **rendering))
 
     def scoring(self) -> Scoring:
         return Scoring(self._pyfunc, self._model if self._can_stop else None)
@@ -144,16 +155,16 @@ class EngineAnswerer:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def is_healthy(self) -> bool:
-        return self._model.is_healthy()
+        return bool(self._model.is_healthy())
 
     def failure(self) -> str:
         return self._failure()
 
-    def load(self) -> Any:
-        return self._model.engine_load()
+    def load(self) -> EngineLoad:
+        return load_of(self._model.engine_load())
 
-    def describe(self) -> Mapping[str, Any]:
-        return self._model.describe()
+    def describe(self) -> Mapping[str, str | int | None]:
+        return dict(self._model.describe())
 
     def close(self) -> None:
         self._pool.shutdown(wait=False)
@@ -177,31 +188,31 @@ class ThreadAnswerer:
     def __init__(self, pyfunc: Any, threads: int = THREADS):
         self._pyfunc, self._threads = pyfunc, threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{PREFIX}answer")
-        self._overdue: dict[Future, float] = {}  # calls that run past their deadline -> when that was
-        self.golden: Sequence[Mapping[str, Any]] = ()
-        self.prompt: Mapping[str, Any] = {}
+        self._overdue: dict[Future[Any], float] = {}  # calls that run past their deadline -> when that was
+        self.golden: Sequence[GoldenQuestion] = ()
+        self.prompt: ModelPrompt | None = None
         self.takes_prompts = False
 
     def new_group(self) -> int:
         return 0
 
-    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Mapping[str, Any]:
+    async def ask(self, question: Mapping[str, Any], params: Mapping[str, Any], group: int = 0) -> Answer:
         _require_question(question)
         timeout_s = params.get("timeout_s", DEFAULT_TIMEOUT_S)
         return await self.score(lambda: self._predict(question, params), timeout_s)
 
-    def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+    def stream(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> AsyncGenerator[str | Answer, None]:
         _require_question(question)
         return self._as_one_piece(question, params)
 
     async def _as_one_piece(
         self, question: Mapping[str, Any], params: Mapping[str, Any]
-    ) -> AsyncIterator[Mapping[str, Any]]:
+    ) -> AsyncGenerator[str | Answer, None]:
         """Such a model makes the answer in one go."""
         answer = await self.ask(question, params)
-        if answer["answer"]:
-            yield {"delta": answer["answer"]}
-        yield {"delta": "", **answer}
+        if answer.text:
+            yield answer.text
+        yield answer
 
     def scoring(self) -> Scoring:
         return Scoring(self._pyfunc)
@@ -230,15 +241,15 @@ class ThreadAnswerer:
     def load(self) -> None:
         return None
 
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> Mapping[str, str | int | None]:
         return {"name": "pyfunc", "threads": self._threads, "reason": "the model has no batching of its own"}
 
     def close(self) -> None:
         self._pool.shutdown(wait=False)
 
-    def _predict(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _predict(self, question: Mapping[str, Any], params: Mapping[str, Any]) -> Answer:
         try:
-            rows = _rows(self._pyfunc.predict([dict(question)], params=dict(params)))
+            rows = rows_of(self._pyfunc.predict([dict(question)], params=dict(params)))
         except MlflowException:
             raise
         except Exception as exc:  # somebody else's code may raise anything
@@ -254,38 +265,8 @@ def _require_question(question: Mapping[str, Any]) -> None:
         raise BadQuestion("This model answers questions; it cannot continue a plain text.")
 
 
-# What a packaged model tells with an answer; another one may do so too.
-_ENDS = ("stop", "length", "timeout", "cancelled")
-_COUNTED = {"prompt_tokens": int, "completion_tokens": int, "first_token_s": int | float, "total_s": int | float}
-
-
-def _rows(predicted: Any) -> list:
-    """One row for each question, of whatever MLflow lets a model return."""
-    if isinstance(predicted, Mapping) and all(isinstance(column, list) for column in predicted.values()):
-        predicted = pd.DataFrame(predicted)
-    if isinstance(predicted, pd.DataFrame):
-        return predicted.to_dict("records")
-    return [predicted] if isinstance(predicted, str | Mapping) else list(predicted)
-
-
-def answer_of(row: Any) -> dict[str, Any]:
-    """The field `answer` of a row, or its only value, or all of it as JSON."""
-    if not isinstance(row, Mapping):
-        return {"answer": str(row)}
-    if "answer" not in row:
-        values = list(row.values())
-        whole = {str(name): value for name, value in row.items()}
-        return {"answer": str(values[0]) if len(values) == 1 else json.dumps(whole, default=str)}
-    answer = {"answer": str(row["answer"])}
-    if row.get("finish_reason") in _ENDS:
-        answer["finish_reason"] = row["finish_reason"]
-    # all of them, or nobody could reckon with them
-    is_counted = all(isinstance(row.get(name), kind) and row[name] >= 0 for name, kind in _COUNTED.items())
-    return answer | ({name: row[name] for name in _COUNTED} if is_counted and "finish_reason" in answer else {})
-
-
 def answerer_of(pyfunc: Any) -> Answerer:
-    """The quick way in where the model has one."""
+    """Through the model's own batching where it has it."""
     model = None
     with suppress(MlflowException):  # of another flavor than MLflow's PythonModel
         model = getattr(pyfunc.unwrap_python_model(), "model", None)

@@ -1,4 +1,4 @@
-"""The model behind the server: loading it, its golden prompts, and the questions under way.
+"""The model behind the server: loading it, checking its golden questions, and counting the questions under way.
 
 Knows the answerers; knows neither HTTP nor the registry.
 """
@@ -11,34 +11,34 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from genai_server.answering.answerers import Answerer
-from genai_server.answering.places import Places
+from genai_server.answering.queue_slots import QueueSlots
 from genai_server.errors import Conflict, EngineDown, NotReady
+from genai_server.model_info import ModelInfo
 from genai_server.runtime.daemon import run_in_daemon
 from genai_server.runtime.memory import give_back
 
 log = logging.getLogger(__name__)
 
 LOADING, READY, FAILED, STOPPING = "loading", "ready", "failed", "stopping"
-RETIRED_MOST_S = 65.0  # for the last questions to a version that was replaced; their own deadline is 60 s
-RETIRED_LOOK_S = 0.05
+RETIRED_TIMEOUT_S = 65.0  # for the last questions to a version that was replaced; their own deadline is 60 s
+RETIRED_POLL_S = 0.05
 
 
 @dataclass(frozen=True, eq=False)  # each is itself: the same version may be loaded twice
 class LoadedModel:
-    """A model with what the registry and its own files say of it."""
+    """A model and what is known of it."""
 
     answerer: Answerer
-    info: Mapping[str, Any]  # the fields of schemas.ModelInfo
+    info: ModelInfo
 
 
 class GoldenMismatch(Exception):
-    """A golden prompt was answered with other tokens than those recorded at deploy."""
+    """A golden question got other tokens than those recorded at deploy."""
 
 
 class Predictor:
@@ -53,14 +53,10 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        load: Callable[[str], LoadedModel],
-        model_uri: str,
-        queue_limit: int,
-        resolve: Callable[[str], str] = str,
+        self, load: Callable[[str], LoadedModel], model_uri: str, queue_limit: int, resolve: Callable[[str], str] = str
     ):
         self._load, self._resolve, self._model_uri = load, resolve, model_uri
-        self.places = Places(queue_limit)
+        self.slots = QueueSlots(queue_limit)
         self._under_way: Counter[LoadedModel] = Counter()
         self._retired: LoadedModel | None = None  # its last questions are under way
         self._loading = asyncio.Lock()
@@ -80,7 +76,7 @@ class Predictor:
 
     @property
     def engine_failure(self) -> str:
-        """Why the model that answered will not do so any more; empty while it can."""
+        """Why the loaded model will never answer again; empty while it can."""
         return self.model.answerer.failure() if self.model is not None else ""
 
     # --- which model ---
@@ -89,7 +85,7 @@ class Predictor:
         """Load the first model; afterwards `status` is ready or failed."""
         async with self._loading:
             try:
-                self._swap(await self._checked(self._model_uri))
+                self._swap(await self._load_checked(self._model_uri))
             except Exception as exc:  # noqa: BLE001 - a model's own code may raise anything while it loads
                 self.failure = _first_line(exc)
                 log.error("the model cannot be served: %s", self.failure)
@@ -106,7 +102,7 @@ class Predictor:
             waits: for a version that is being loaded already, in place of a Conflict.
 
         Raises:
-            Conflict: a version is being loaded already, or this one cannot be loaded or fails its golden prompts;
+            Conflict: a version is being loaded already, or this one cannot be loaded or fails its golden questions;
                 the running version goes on.
         """
         async with self._alone(waits):
@@ -128,10 +124,10 @@ class Predictor:
 
     async def _replace(self, model_uri: str) -> LoadedModel:
         try:
-            if await self._answers_already(model_uri):
+            if self.model is not None and await self._is_loaded(self.model, model_uri):
                 return self.model
-            await self._retired_is_closed()
-            fresh = await self._checked(model_uri)
+            await self._wait_for_retired()
+            fresh = await self._load_checked(model_uri)
         except Exception as exc:
             raise Conflict(f"The version cannot be served: {_first_line(exc)}", "The running one goes on.") from exc
         if self._stopping:
@@ -140,17 +136,18 @@ class Predictor:
         self._swap(fresh)
         return fresh
 
-    async def _answers_already(self, model_uri: str) -> bool:
-        if self.model is None or not self.model.answerer.is_healthy():
+    async def _is_loaded(self, model: LoadedModel, model_uri: str) -> bool:
+        """Whether the address names the version that answers already."""
+        if not model.answerer.is_healthy():
             return False
-        return await run_in_daemon(lambda: self._resolve(model_uri)) == version_uri(self.model)
+        return await run_in_daemon(lambda: self._resolve(model_uri)) == model.info.version_uri
 
     def _swap(self, fresh: LoadedModel) -> None:
         former, self.model = self.model, fresh
         self.failure = ""
-        log.info("now answering: %s", named(fresh))
+        log.info("now answering: %s", fresh.info)
         if former is not None:
-            self.previous = _address(former)
+            self.previous = former.info.version_uri or former.info.model_uri
             self._retired = former
             self._close_if_idle(former)
 
@@ -159,26 +156,26 @@ class Predictor:
         if model is self._retired and not self._under_way[model]:
             self._close_retired()
 
-    async def _retired_is_closed(self) -> None:
-        """Nobody waits for ever for a caller's last question to another version."""
-        end = time.monotonic() + RETIRED_MOST_S
+    async def _wait_for_retired(self) -> None:
+        """Let the last questions to the version before end; after RETIRED_TIMEOUT_S it is closed under them."""
+        end = time.monotonic() + RETIRED_TIMEOUT_S
         while self._retired is not None and time.monotonic() < end:
-            await asyncio.sleep(RETIRED_LOOK_S)
-        if self._retired is not None:
-            self._close_retired()
+            await asyncio.sleep(RETIRED_POLL_S)
+        self._close_retired()
 
     def _close_retired(self) -> None:
-        # on a thread: an engine takes up to seconds to end, and the event loop has questions to carry
-        threading.Thread(target=_end, args=([self._retired.answerer],), name="close", daemon=True).start()
-        self._retired = None
+        retired, self._retired = self._retired, None
+        if retired is not None:
+            # on a thread: an engine takes up to seconds to end, and the event loop has questions to carry
+            threading.Thread(target=_close_all, args=([retired.answerer],), name="close", daemon=True).start()
 
-    async def _checked(self, model_uri: str) -> LoadedModel:
-        """Loaded, with its golden prompts answered as at deploy; closed again where they are not."""
+    async def _load_checked(self, model_uri: str) -> LoadedModel:
+        """Load a model and check its golden questions; a model that fails them is closed."""
         loading = run_in_daemon(lambda: self._load(model_uri))
         try:
             model = await asyncio.shield(loading)
         except asyncio.CancelledError:
-            loading.add_done_callback(_close_what_came_too_late)
+            loading.add_done_callback(_close_late_model)
             raise
         try:
             await _replay_golden(model.answerer)
@@ -190,11 +187,11 @@ class Predictor:
     # --- questions ---
 
     @contextmanager
-    def accepted(self, places: int = 1) -> Iterator[LoadedModel]:
-        """Places among the questions under way, and the model that will answer them.
+    def accepted(self, slots: int = 1) -> Iterator[LoadedModel]:
+        """Slots among the questions under way, and the model that will answer them.
 
         Args:
-            places: 0 for a question whose request holds its place already.
+            slots: 0 for a question whose request holds its slot already.
 
         Raises:
             NotReady: no model is loaded, or the server is stopping.
@@ -202,7 +199,7 @@ class Predictor:
             Overloaded: there is no room.
         """
         model = self._ready_model()
-        with self.places.take(places):
+        with self.slots.hold(slots):
             self._under_way[model] += 1
             try:
                 yield model
@@ -211,22 +208,28 @@ class Predictor:
                 self._close_if_idle(model)
                 self._under_way += Counter()  # drops the models that nobody asks
 
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model, whether it answers at this moment or not. Raises NotReady before it is loaded."""
+        if self.model is None:
+            raise NotReady(f"The model is {self.status}.", "Ask again when /health/ready answers 200.")
+        return self.model
+
     def _ready_model(self) -> LoadedModel:
         if self._stopping:
             raise NotReady("The server is stopping.", "Ask another one.")
-        if self.model is None:
-            raise NotReady(f"The model is {self.status}.", "Ask again when /health/ready answers 200.")
-        if not self.model.answerer.is_healthy():
+        model = self.loaded
+        if not model.answerer.is_healthy():
             raise EngineDown(self.engine_failure or "The engine is being restarted.", "Ask again in a few seconds.")
-        return self.model
+        return model
 
     @property
     def is_busy(self) -> bool:
         """Whether a question is under way."""
-        return self.places.taken > 0
+        return self.slots.in_use > 0
 
     def stop(self) -> None:
-        """Not ready any more; what was accepted is finished."""
+        """No longer ready; questions that were accepted are still answered."""
         self._stopping = True
 
     def close(self) -> None:
@@ -236,39 +239,23 @@ class Predictor:
                 model.answerer.close()
 
 
-def version_uri(model: LoadedModel) -> str:
-    """Address of the very version that is loaded; empty for a model from a folder, whose files may have changed."""
-    is_registered = str(model.info.get("model_uri", "")).startswith("models:/") and model.info["model_version"]
-    return f"models:/{model.info['model']}/{model.info['model_version']}" if is_registered else ""
-
-
-def _address(model: LoadedModel) -> str:
-    return version_uri(model) or str(model.info.get("model_uri", ""))
-
-
-def _end(answerers: list[Answerer]) -> None:
-    """Close them. The list is the last that refers to them, so that afterwards nothing does."""
+def _close_all(answerers: list[Answerer]) -> None:
+    """Close them and give their memory back. The list holds the last references, so it is emptied."""
     while answerers:
         answerers.pop().close()
     give_back()
 
 
-def _close_what_came_too_late(loading: asyncio.Future[LoadedModel]) -> None:
+def _close_late_model(loading: asyncio.Future[LoadedModel]) -> None:
     if not loading.cancelled() and loading.exception() is None:
         loading.result().answerer.close()
 
 
 async def _replay_golden(answerer: Answerer) -> None:
-    for item in answerer.golden:
-        answer = await answerer.ask({"question": item["question"]}, {"max_new_tokens": item["max_new_tokens"]})
-        if answer["token_ids"] != item["token_ids"]:
-            raise GoldenMismatch(f"The golden question {item['question']!r} got another answer than at deploy.")
-
-
-def named(model: LoadedModel) -> str:
-    """The model for people; one from a folder may have no version."""
-    version = model.info["model_version"]
-    return f"{model.info['model']} version {version}" if version else model.info["model"]
+    for golden in answerer.golden:
+        answer = await answerer.ask({"question": golden.question}, {"max_new_tokens": golden.max_new_tokens})
+        if answer.token_ids != golden.token_ids:
+            raise GoldenMismatch(f"The golden question {golden.question!r} got another answer than at deploy.")
 
 
 def _first_line(exc: BaseException) -> str:

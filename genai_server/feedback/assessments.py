@@ -1,7 +1,7 @@
-"""Feedback onto traces, as MLflow's assessments. One thread asks MLflow, however long that takes; no caller need wait.
+"""Puts feedback onto traces, as MLflow's assessments. One thread calls MLflow, so that no caller has to wait.
 
-It knows what came since the start only: the ledger has everything, and `--mode import-feedback` puts there what this
-has not. Both leave the line's id on the assessment, so that neither repeats the other.
+Only feedback since the start is handled here. The ledger has everything, and `--mode import-feedback` puts the rest
+onto its traces. Both leave the line's id on the assessment, so that neither repeats the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genai_server.registry.filters import equals
-from genai_server.runtime.logs import Fault
+from genai_server.runtime.logs import Outage
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ ENTRY_METADATA = "lifecycle.feedback_id"  # of an assessment: the ledger's line 
 LIMIT = 1000  # that wait; what comes then is in the ledger only
 # A trace is written a while after its answer, and an MLflow may be down for a while; then it is import-feedback's.
 RETRY_AFTER_S = (3.0, 30.0, 300.0)
-SLOW_S = 1.0  # a call that takes longer: nobody need wait for what comes after it
+SLOW_S = 1.0  # while a call takes longer than this, nobody waits for the calls after it
 ON_TRACE, NO_TRACE, FAILED = "on trace", "no trace", "failed"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What somebody said of an answer."""
+    """One person's feedback on an answer."""
 
     id: str  # of its line in the ledger
     time_ms: int  # Unix time
@@ -56,10 +56,10 @@ class Assessments:
         self._wake, self._ending = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._began_s: float | None = None  # the call under way, on the monotonic clock
-        self._fault = Fault(log, "MLflow takes feedback again.")
+        self._outage = Outage(log, "MLflow takes feedback again.")
 
     def add(self, entry: Entry) -> Future[bool] | None:
-        """Whether it is on its trace, known after the first try; None where waiting for that is of no use now."""
+        """A future for whether it is on its trace after the first try; None where there is no use in waiting."""
         if not self._room.acquire(blocking=False):
             return None
         first: Future[bool] = Future()
@@ -78,7 +78,7 @@ class Assessments:
 
     def _is_answering(self) -> bool:
         began_s = self._began_s
-        return not self._fault.is_on and (began_s is None or time.monotonic() - began_s < SLOW_S)
+        return not self._outage.is_on and (began_s is None or time.monotonic() - began_s < SLOW_S)
 
     def _work(self) -> None:
         while not self._ending.is_set():
@@ -105,9 +105,9 @@ class Assessments:
         try:
             is_on_trace = put(entry, self._experiment)
         except Exception as exc:  # noqa: BLE001 - whatever MLflow raises, the entry is in the ledger, and others follow
-            self._fault.begins(f"Feedback stays in the ledger while MLflow takes none ({type(exc).__name__}).")
+            self._outage.begin(f"Feedback stays in the ledger while MLflow takes none ({type(exc).__name__}).")
             return FAILED
-        self._fault.ends()
+        self._outage.end()
         return ON_TRACE if is_on_trace else NO_TRACE
 
 
@@ -121,11 +121,11 @@ def put(entry: Entry, experiment_name: str) -> bool:
     if experiment is None:
         return False
     where = equals("tags.request_id", entry.request_id)
-    found = client.search_traces(locations=[experiment.experiment_id], filter_string=where, include_spans=False)
-    traces = [trace for trace in found if trace.info.tags.get("request_id") == entry.request_id]
+    matches = client.search_traces(locations=[experiment.experiment_id], filter_string=where, include_spans=False)
+    traces = [trace for trace in matches if trace.info.tags.get("request_id") == entry.request_id]
     if not traces:
         return False
-    if not any(_is_same(entry, there) for there in traces[0].info.assessments):
+    if not any(_is_same(entry, assessment) for assessment in traces[0].info.assessments):
         feedback = Feedback(
             name=entry.name, value=entry.value, rationale=entry.comment, create_time_ms=entry.time_ms,
             source=AssessmentSource(source_type="HUMAN", source_id=entry.source), metadata={ENTRY_METADATA: entry.id},
@@ -134,7 +134,7 @@ def put(entry: Entry, experiment_name: str) -> bool:
     return True
 
 
-def _is_same(entry: Entry, there: Any) -> bool:
-    """The caller, or a call that MLflow answered too late, said it before."""
-    said = (there.name, there.value, there.rationale, there.source.source_id)
-    return said == (entry.name, entry.value, entry.comment, entry.source)
+def _is_same(entry: Entry, assessment: Any) -> bool:
+    """Whether it was put there before, by the caller or by a call that MLflow answered too late."""
+    fields = (assessment.name, assessment.value, assessment.rationale, assessment.source.source_id)
+    return fields == (entry.name, entry.value, entry.comment, entry.source)

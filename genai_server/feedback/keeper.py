@@ -1,7 +1,7 @@
 """Scores and comments on answers: a line in the ledger first, then an assessment on the answer's trace.
 
-The ledger is the one place that has all of them. A dead or hanging MLflow costs a caller nothing: nobody waits longer
-than a moment for the trace, and the feedback gets there later.
+The ledger has all of them. A caller waits for the trace for TRACE_WAIT_S at most, even if MLflow is dead or hangs; the
+feedback gets there later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genai_server.errors import StorageFailed
 from genai_server.feedback.assessments import Assessments, Entry
 from genai_server.feedback.ledger import Ledger
 from genai_server.runtime.daemon import PREFIX
-from genai_server.runtime.logs import Fault
+from genai_server.runtime.logs import Outage
 
 log = logging.getLogger(__name__)
 
@@ -29,26 +29,26 @@ TRACE_WAIT_S = 1.0  # longest wait of a caller for the trace
 
 
 class FeedbackKeeper:
-    """Keeps feedback, and says where it is by now.
+    """Stores feedback.
 
     Args:
         looks_for_traces: whether requests are traced at all.
         experiment: name of the MLflow experiment that the traces are in.
         traces_waiting: how many MLflow does not have yet.
-        unwritten: called for each line that the disk does not take.
+        on_write_failure: called for each line that the disk does not take.
     """
 
     def __init__(
         self, ledger: Path, looks_for_traces: bool, experiment: str,
-        traces_waiting: Callable[[], int] = lambda: 0, unwritten: Callable[[], object] = lambda: None,
+        traces_waiting: Callable[[], int] = lambda: 0, on_write_failure: Callable[[], object] = lambda: None,
     ):  # fmt: skip
-        self._ledger, self._unwritten = Ledger(ledger), unwritten
+        self._ledger, self._on_write_failure = Ledger(ledger), on_write_failure
         self._assessments = Assessments(experiment, traces_waiting) if looks_for_traces else None
         self._disk = ThreadPoolExecutor(1, thread_name_prefix=f"{PREFIX}feedback")
-        self._fault = Fault(log, "The feedback ledger is written again.")
+        self._outage = Outage(log, "The feedback ledger is written again.")
 
     async def keep(self, feedback: Mapping[str, Any]) -> str:
-        """`ledger`, or `trace` where it is there as well. Raises StorageFailed where it is in neither."""
+        """Where it is now: `ledger`, or `trace` if it is there too. Raises StorageFailed if it is in neither."""
         time_s = time.time()
         line = json.dumps({"time": time_s, **feedback}, ensure_ascii=False).encode("utf-8", "replace")
         is_in_ledger = await asyncio.get_running_loop().run_in_executor(self._disk, self._is_in_ledger, line)
@@ -69,10 +69,10 @@ class FeedbackKeeper:
         try:
             self._ledger.add(line)
         except OSError as exc:
-            self._unwritten()
-            self._fault.begins(f"The feedback ledger {self._ledger.path} cannot be written: {exc.strerror}.")
+            self._on_write_failure()
+            self._outage.begin(f"The feedback ledger {self._ledger.path} cannot be written: {exc.strerror}.")
             return False
-        self._fault.ends()
+        self._outage.end()
         return True
 
     async def _is_on_trace(self, entry: Entry) -> bool:

@@ -41,16 +41,16 @@ class Ledger:
                 os.ftruncate(file.fileno(), end)  # else the next line would be part of half a line
                 raise
 
-    def take_over(self, former: Path) -> list[Path]:
-        """Make a ledger of another place full parts of this one; returns what was there."""
-        found = [part for part in [*_parts(former), former] if part.is_file()]
-        if found:
+    def absorb(self, former: Path) -> list[Path]:
+        """Make the files of another ledger full parts of this one; returns them."""
+        parts = [part for part in [*_parts(former), former] if part.is_file()]
+        if parts:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._opened():  # another server that is starting does the same
-                for part in found:
+                for part in parts:
                     if part.is_file():
                         os.rename(part, self._next_part())
-        return found
+        return parts
 
     def _opened(self) -> FileIO:
         """The file with room in it, which nobody else writes to until it is closed."""
@@ -100,5 +100,5 @@ def _number(part: Path) -> int:
 
 
 def _line_break_after_a_torn_line(file: FileIO, end: int) -> bytes:
-    """A machine that lost power may have left half a line; it stays alone."""
+    """After a power cut the file may end with half a line, which must not become part of the next one."""
     return b"" if end == 0 or os.pread(file.fileno(), 1, end - 1) == b"\n" else b"\n"

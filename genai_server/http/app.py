@@ -14,17 +14,17 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 
 from genai_server import __version__
-from genai_server.answering.model_loader import as_told, load_from_mlflow, resolve
+from genai_server.answering.model_loader import load_from_mlflow, resolve, with_identity
 from genai_server.answering.predictor import FAILED, LoadedModel, Predictor
 from genai_server.answering.serving import Serving
 from genai_server.feedback.keeper import FeedbackKeeper
 from genai_server.http import problems
+from genai_server.http.body import BodyLimit, BodyTimeout
 from genai_server.http.context import RequestContext
-from genai_server.http.document import TITLE, completed
-from genai_server.http.former_place import take_over
-from genai_server.http.limits import BodyTimeout, DeclaredLength
+from genai_server.http.document import TITLE, openapi_document
+from genai_server.http.former_files import move_former_files
 from genai_server.http.routes import admin, ask, feedback, health, openai, pages, prompts, scoring, webhook
-from genai_server.http.security import OPEN_PATHS, WEBHOOK_PATH, HostAllowed, KeyRequired
+from genai_server.http.security import OPEN_PATHS, WEBHOOK_PATH, HostCheck, KeyCheck
 from genai_server.http.webhook import AliasFollower, Deliveries
 from genai_server.prompts.registry import PromptRegistry
 from genai_server.prompts.selection import MODEL, Prompts
@@ -58,24 +58,15 @@ def create_app(
     app.state.settings, app.state.serving = settings, serving
     app.state.feedback = FeedbackKeeper(
         Path(settings.feedback_file), settings.trace_sampling_ratio > 0, settings.trace_experiment,
-        lambda: serving.tracer.waiting, partial(serving.metrics.unwritten, "feedback"),
+        lambda: serving.tracer.waiting, partial(serving.metrics.write_failed, "feedback"),
     )  # fmt: skip
-    for router in (
-        ask.router,
-        openai.router,
-        scoring.router,
-        feedback.router,
-        health.router,
-        admin.router,
-        prompts.router,
-        pages.router,
-    ):
-        app.include_router(router, max_body_size=settings.max_body_bytes)
+    for family in (ask, openai, scoring, feedback, health, admin, prompts, pages):
+        app.include_router(family.router, max_body_size=settings.max_body_bytes)
     if settings.webhook_secret:
         app.state.follower, app.state.deliveries = AliasFollower(serving.predictor), Deliveries()
         app.include_router(webhook.router, max_body_size=settings.max_body_bytes)
     app.mount("/static", StaticFiles(directory=pages.STATIC), name="static")
-    app.openapi = completed(app)
+    app.openapi = openapi_document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     problems.install(app)
     _add_middleware(app, settings, serving)
     return app
@@ -88,54 +79,59 @@ def _serving(
 ) -> Serving:
     def load(model_uri: str) -> LoadedModel:
         loaded = load_model(model_uri, settings.tracking_uri)
-        is_told = model_uri == settings.model_uri and not model_uri.startswith("models:/")
-        return as_told(loaded, settings.model_identity) if is_told else loaded
+        is_configured_folder = model_uri == settings.model_uri and not model_uri.startswith("models:/")
+        return with_identity(loaded, settings.model_identity if is_configured_folder else None)
 
     predictor = Predictor(
         load, settings.model_uri, settings.queue_limit, lambda uri: resolve_model(uri, settings.tracking_uri)
     )
     metrics = Metrics(
-        lambda: predictor.model.info["model"] if predictor.model else "",
+        lambda: predictor.model.info.model if predictor.model else "",
         lambda: predictor.model.answerer.load() if predictor.model else None,
     )
-    tracked = {"MLFLOW_TRACKING_URI": settings.tracking_uri} if settings.tracking_uri else {}
-    tracked["MLFLOW_EXPERIMENT_NAME"] = settings.trace_experiment
+    tracer = _tracer(settings, predictor, metrics)
+    registry = PromptRegistry(settings.tracking_uri) if settings.has_registry else None
+    on_write_failure = partial(metrics.write_failed, "prompt")
+    prompt_selection = Prompts(registry, settings.refresh_s, Path(settings.prompt_file), on_write_failure)
+    return Serving(predictor, metrics, tracer, settings.request_timeout_s, prompt_selection)
+
+
+def _tracer(settings: ServerSettings, predictor: Predictor, metrics: Metrics) -> Tracer:
+    environment = {"MLFLOW_EXPERIMENT_NAME": settings.trace_experiment}
+    if settings.tracking_uri:
+        environment["MLFLOW_TRACKING_URI"] = settings.tracking_uri
     tracer = Tracer(
-        settings.trace_sampling_ratio, settings.trace_texts, settings.spool_file, tracked, lambda: predictor.is_busy,
-        partial(metrics.unwritten, "traces"),
+        settings.trace_sampling_ratio, settings.trace_texts, settings.spool_file, environment,
+        lambda: predictor.is_busy, partial(metrics.write_failed, "traces"),
     )  # fmt: skip
     if settings.trace_sampling_ratio:
         metrics.traces(lambda: tracer.waiting, lambda: tracer.dropped)
-    registry = PromptRegistry(settings.tracking_uri) if settings.has_registry else None
-    unwritten = partial(metrics.unwritten, "prompt")
-    prompts = Prompts(registry, settings.refresh_s, Path(settings.prompt_file), unwritten)
-    return Serving(predictor, metrics, tracer, settings.request_timeout_s, prompts)
+    return tracer
 
 
 def _add_middleware(app: FastAPI, settings: ServerSettings, serving: Serving) -> None:
     """The last one added is the outermost: every answer, refusals too, has its id and is counted."""
     app.add_middleware(BodyTimeout)
-    app.add_middleware(DeclaredLength, most=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     open_paths = OPEN_PATHS | {WEBHOOK_PATH} if settings.webhook_secret else OPEN_PATHS
-    app.add_middleware(KeyRequired, keys=settings.api_keys, admin_keys=settings.admin_keys, open_paths=open_paths)
+    app.add_middleware(KeyCheck, keys=settings.api_keys, admin_keys=settings.admin_keys, open_paths=open_paths)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_headers=["*"],
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             expose_headers=["X-Request-ID", "X-Model-Version", "X-Prompt-Version", "X-Prompt-Source"],
         )  # fmt: skip
-    app.add_middleware(HostAllowed, allowed=settings.host_names)
+    app.add_middleware(HostCheck, allowed=settings.host_names)
     app.add_middleware(RequestContext, metrics=serving.metrics, versions=lambda: _versions(serving))
 
 
 def _versions(serving: Serving) -> Mapping[str, str]:
     """Headers that say who answers now."""
-    model = serving.predictor.model
-    if model is None:
+    if (model := serving.predictor.model) is None:
         return {}
     return {
-        "X-Model-Version": str(model.info["model_version"] or ""),
-        "X-Prompt-Version": model.info["prompt"],
+        "X-Model-Version": str(model.info.model_version or ""),
+        "X-Prompt-Version": model.info.prompt,
         "X-Prompt-Source": MODEL,  # an answer that was made with another prompt says so itself
     }
 
@@ -144,14 +140,14 @@ def _versions(serving: Serving) -> Mapping[str, str]:
 async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterator[None]:
     """Live at once; the model loads beside, and readiness follows."""
     serving: Serving = app.state.serving
-    take_over(app.state.settings)
+    move_former_files(app.state.settings)
     serving.tracer.start()
     trimmer = IdleTrimmer()
     trimmer.start()
 
     async def load_and_watch() -> None:
         await serving.predictor.start()
-        serving.prompts.start(lambda: serving.predictor.model and serving.predictor.model.answerer.prompt.get("name"))
+        serving.prompts.start(partial(_prompt_name, serving))
         await _watch(serving, trimmer)
         on_failure()
 
@@ -164,6 +160,12 @@ async def _lifespan(app: FastAPI, on_failure: Callable[[], None]) -> AsyncIterat
     serving.predictor.close()
     serving.tracer.stop()
     trimmer.stop()
+
+
+def _prompt_name(serving: Serving) -> str | None:
+    """Of the prompt of the model that answers now."""
+    prompt = serving.predictor.model.answerer.prompt if serving.predictor.model else None
+    return prompt.name if prompt else None
 
 
 async def _watch(serving: Serving, trimmer: IdleTrimmer) -> None:

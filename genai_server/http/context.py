@@ -22,7 +22,7 @@ METHODS, OTHER_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIO
 
 
 class RequestContext:
-    """Take or make `X-Request-ID`; name the model and prompt version on every answer; count and log it.
+    """Take or make `X-Request-ID`; add the model and prompt version to every response; count and log it.
 
     Args:
         versions: headers that say who answers now.
@@ -38,7 +38,7 @@ class RequestContext:
         request_id = _id_of(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         headers = {"X-Request-ID": request_id, **self._versions()}
-        scope["state"]["headers"] = headers  # an answer to a fault of ours does not pass here
+        scope["state"]["headers"] = headers  # the response to an unhandled exception does not pass here
         started, status = time.perf_counter(), 500
 
         async def send_with_headers(message: Message) -> None:
@@ -51,9 +51,9 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
-            self._done(scope, request_id, status, time.perf_counter() - started)
+            self._record(scope, request_id, status, time.perf_counter() - started)
 
-    def _done(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", NO_ROUTE)
         method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
         self._metrics.request(method, route, status, seconds)
@@ -66,5 +66,5 @@ class RequestContext:
 
 def _id_of(scope: Scope) -> str:
     """The caller's own id where it is a plain one, else a new one."""
-    given = Headers(scope=scope).get("x-request-id", "")
-    return given if _ID.fullmatch(given) else uuid.uuid4().hex
+    request_id = Headers(scope=scope).get("x-request-id", "")
+    return request_id if _ID.fullmatch(request_id) else uuid.uuid4().hex

@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from genai_server.answering.predictor import named
 from genai_server.http.problems import MLFLOW_PATH, OPENAI_PREFIX
 from genai_server.http.security import OPEN_PATHS, WEBHOOK_PATH, needs_admin_key
 
@@ -57,31 +56,31 @@ _KEYS = _ways_to_send("", "One of API_KEYS, or of ADMIN_KEYS.")
 _ADMIN_KEYS = _ways_to_send("admin-", "One of ADMIN_KEYS.")
 
 
-def completed(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """In the place of `app.openapi`: FastAPI's document, completed once, and naming the model that answers now."""
-    written: Callable[[], dict[str, Any]] = app.openapi
+def openapi_document(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """In place of `app.openapi`: FastAPI's document, completed once, with the name of the model that answers now."""
+    generate: Callable[[], dict[str, Any]] = app.openapi
     cached: list[dict[str, Any]] = []
 
     def document() -> dict[str, Any]:
         if not cached:
-            cached.append(_completed(deepcopy(written()), app.state.settings.has_keys))
+            cached.append(_complete(deepcopy(generate()), app.state.settings.has_keys))
         model = app.state.serving.predictor.model
-        answering = f" Now answering: {named(model)}." if model else ""
+        answering = f" Now answering: {model.info}." if model else ""
         return cached[0] | {"info": cached[0]["info"] | {"description": DESCRIPTION + answering}}
 
     return document
 
 
-def _completed(document: dict[str, Any], asks_for_keys: bool) -> dict[str, Any]:
+def _complete(document: dict[str, Any], asks_for_keys: bool) -> dict[str, Any]:
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(_SCHEMAS)
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which we never send
         components["schemas"].pop(name, None)
     for schema in components["schemas"].values():
-        _sharpen(schema)
+        _correct(schema)
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            _say_what_it_does(operation)
+            _add_summary(operation)
             _add_errors(path, method, operation)
             _add_keys(path, method, operation, asks_for_keys)
     components["securitySchemes"] = _ADMIN_KEYS | (_KEYS if asks_for_keys else {})
@@ -102,9 +101,9 @@ def _takes_admin_key(path: str, method: str) -> bool:
     return path != WEBHOOK_PATH and needs_admin_key(method.upper(), path)
 
 
-def _sharpen(schema: Any) -> None:
-    """Two things that FastAPI leaves blurred: a mapping whose keys have a pattern takes no other keys, and a bound
-    like 2**63, which it writes as a rounded float."""
+def _correct(schema: Any) -> None:
+    """Two things that FastAPI leaves inexact: a mapping whose keys have a pattern takes no other keys, and a bound like
+    2**63 is no rounded float."""
     if isinstance(schema, dict):
         if "patternProperties" in schema:
             schema.setdefault("additionalProperties", False)
@@ -112,14 +111,14 @@ def _sharpen(schema: Any) -> None:
             if isinstance(schema[name], float) and schema[name].is_integer():
                 schema[name] = int(schema[name])
         for part in schema.values():
-            _sharpen(part)
+            _correct(part)
     elif isinstance(schema, list):
         for part in schema:
-            _sharpen(part)
+            _correct(part)
 
 
-def _say_what_it_does(operation: dict[str, Any]) -> None:
-    """In the list of routes, in the place of the function's name."""
+def _add_summary(operation: dict[str, Any]) -> None:
+    """In the list of routes, in place of the function's name."""
     operation["summary"] = operation["description"].partition(".")[0]
 
 

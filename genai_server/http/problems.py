@@ -21,7 +21,7 @@ from genai_server.errors import ServerError
 RETRY = {"Retry-After": "1"}  # seconds
 OPENAI_PREFIX, MLFLOW_PATH = "/v1/", "/invocations"
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "body_timeout", 413: "request_too_large"}
-MOST_ERRORS, LONGEST_PLACE = 20, 100  # of the fields that are wrong, and in letters of a name: callers choose both
+MAX_ERRORS, MAX_PLACE_CHARACTERS = 20, 100  # wrong fields, and characters of a field's name: callers choose both
 _NO_TEXT = "is no valid text: it has half of a character in it, a lone surrogate such as \\ud800"
 _NO_OBJECT = ("model_attributes_type", "missing")  # what pydantic says of the whole body; curl alone sends a form
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -32,7 +32,7 @@ _MLFLOW_CODES = {
 
 
 class ProblemResponse(JSONResponse):
-    """JSON of which some may be a caller's own: what is half a character there is a question mark here."""
+    """JSON that may quote a caller: half of a character (a lone surrogate) becomes a question mark."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
@@ -40,10 +40,10 @@ class ProblemResponse(JSONResponse):
 
 def install(app: FastAPI) -> None:
     """Answer every kind of error of this app in its family's shape."""
-    app.add_exception_handler(ServerError, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _failed)
+    app.exception_handler(ServerError)(_refused)
+    app.exception_handler(RequestValidationError)(_malformed)
+    app.exception_handler(HTTPException)(_http_error)
+    app.exception_handler(Exception)(_failed)
 
 
 def response_for(path: str, error: ServerError) -> ProblemResponse:
@@ -92,8 +92,8 @@ async def _refused(request: Request, exc: ServerError) -> ProblemResponse:
 async def _malformed(request: Request, exc: RequestValidationError) -> ProblemResponse:
     """One sentence about the first thing that is wrong; the caller's text is not repeated."""
     errors = [
-        {"loc": [str(part)[:LONGEST_PLACE] for part in e["loc"]], "msg": _said(e), "type": e["type"]}
-        for e in exc.errors()[:MOST_ERRORS]
+        {"loc": [str(part)[:MAX_PLACE_CHARACTERS] for part in e["loc"]], "msg": _message(e), "type": e["type"]}
+        for e in exc.errors()[:MAX_ERRORS]
     ]
     first = errors[0]
     place = ".".join(part for part in first["loc"] if part != "body")
@@ -105,8 +105,8 @@ async def _malformed(request: Request, exc: RequestValidationError) -> ProblemRe
     return _response(path, status, "malformed_request", sentence, place or None, errors=errors)
 
 
-def _said(error: Mapping[str, Any]) -> str:
-    """Pydantic's message, but for the one that nobody understands."""
+def _message(error: Mapping[str, Any]) -> str:
+    """Pydantic's message, except for one that nobody understands."""
     return _NO_TEXT if error["type"] == "string_unicode" else error["msg"]
 
 
@@ -128,6 +128,6 @@ def _allowed(request: Request) -> str:
     """Every method that the path takes; Starlette names those of the first route that matches."""
     methods: set[str] = set()
     for route in iter_route_contexts(request.app.routes):
-        if route.methods and compile_path(route.path)[0].match(request.url.path):
+        if route.methods and route.path and compile_path(route.path)[0].match(request.url.path):
             methods |= set(route.methods)
     return ", ".join(sorted(methods))

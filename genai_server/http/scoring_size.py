@@ -9,23 +9,20 @@ import json
 from io import BytesIO
 from typing import Any
 
+from genai_server.answering.queue_slots import QueueSlots
 from genai_server.errors import TooLarge
 
-MOST_COLUMNS = 1000
-MOST_UNPACKED_BYTES = 64_000_000  # of a Parquet body
+MAX_COLUMNS = 1000
+MAX_UNPACKED_BYTES = 64_000_000  # of a Parquet body
 _ROWS = ("dataframe_records", "instances", "inputs")
 
 
-def require_size(data: bytes, content_type: str, most_rows: int) -> None:
-    """Raises TooLarge for more rows than a request may have, or for more than MOST_COLUMNS columns."""
+def require_size(data: bytes, content_type: str, slots: QueueSlots) -> None:
+    """Raises TooLarge for more rows than a request may have, or for more than MAX_COLUMNS columns."""
     rows, columns = _size(data, content_type)
-    if rows > most_rows:
-        raise TooLarge(
-            f"The request has {rows} questions; one request may have {most_rows}.",
-            "Send several requests, or raise QUEUE_LIMIT, half of which this is.",
-        )
-    if columns > MOST_COLUMNS:
-        raise TooLarge(f"The request has {columns} columns; it may have {MOST_COLUMNS}.", "Send the column question.")
+    slots.require_size(rows)
+    if columns > MAX_COLUMNS:
+        raise TooLarge(f"The request has {columns} columns; it may have {MAX_COLUMNS}.", "Send the column question.")
 
 
 def _size(data: bytes, content_type: str) -> tuple[int, int]:
@@ -73,6 +70,6 @@ def _parquet_size(data: bytes) -> tuple[int, int]:
     except pa.ArrowException:
         return 0, 0
     groups = (described.row_group(i) for i in range(described.num_row_groups))
-    if sum(group.total_byte_size for group in groups) > MOST_UNPACKED_BYTES:
-        raise TooLarge(f"The body unpacks to more than {MOST_UNPACKED_BYTES} bytes.", "Send several requests.")
+    if sum(group.total_byte_size for group in groups) > MAX_UNPACKED_BYTES:
+        raise TooLarge(f"The body unpacks to more than {MAX_UNPACKED_BYTES} bytes.", "Send several requests.")
     return described.num_rows, described.num_columns

@@ -1,4 +1,4 @@
-"""Who may do what: allowed hosts, a caller's key on every route but the probes, an admin key on what changes it.
+"""Who may do what: allowed hosts, a caller's key on every route but the probes, an admin key for changes.
 
 Pure ASGI: a refused request never reaches a route.
 """
@@ -34,7 +34,7 @@ def needs_admin_key(method: str, path: str) -> bool:
     return path.startswith("/admin/")
 
 
-class KeyRequired:
+class KeyCheck:
     """Refuse every request without a key, and without an admin key where `needs_admin_key` says so.
 
     An admin key is a caller's too. Without any keys everything is open but what needs an admin key. `open_paths` ask
@@ -45,11 +45,7 @@ class KeyRequired:
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        keys: Sequence[str],
-        admin_keys: Sequence[str],
-        open_paths: Collection[str] = OPEN_PATHS,
+        self, app: ASGIApp, keys: Sequence[str], admin_keys: Sequence[str], open_paths: Collection[str] = OPEN_PATHS
     ):
         self.app, self._open = app, open_paths
         self._keys, self._admin_keys = _encoded(keys), _encoded(admin_keys)
@@ -84,9 +80,8 @@ def _is_one_of(presented: Sequence[bytes], keys: Sequence[bytes]) -> bool:
     return any([hmac.compare_digest(one, key) for one in presented for key in keys])
 
 
-class HostAllowed:
-    """Refuse what was meant for another host, as a page of another site does that has its name point here (DNS
-    rebinding).
+class HostCheck:
+    """Refuse requests for another host: with DNS rebinding, a page of another site asks this server by its own name.
 
     Hosts are compared without their port; `*.example.com` is all below it, `*` is any. This machine's own names are
     always taken: no other site has them, and the health check and whoever started the server ask by them.
@@ -115,7 +110,7 @@ def _host_of(headers: Headers) -> str:
 
 
 def _keys_of(headers: Headers) -> Iterator[bytes]:
-    """Whatever may be a key among what the caller presents."""
+    """Everything in the headers that may be a key."""
     for header in headers.getlist("authorization"):
         scheme, _, value = header.partition(" ")
         if scheme.lower() == "bearer":

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
-from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
-PING_EVERY_S = 15.0
-PING = b": ping\n\n"
+KEEP_ALIVE_S = 15.0  # a proxy closes a connection on which nothing comes; nginx after 60 s
 # Proxies are not to keep, join or compress the pieces.
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 # A stream in the OpenAPI document: what every event is.
@@ -32,7 +31,7 @@ CONTENT = {
 def event(data: Any, name: str | None = None) -> bytes:
     """One event; `data` as JSON, a string as it stands."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-    return f"{f'event: {name}' + chr(10) if name else ''}data: {text}\n\n".encode()
+    return format_sse_event(data_str=text, event=name)
 
 
 class Closeable(Protocol):
@@ -41,15 +40,15 @@ class Closeable(Protocol):
     async def aclose(self) -> None: ...
 
 
-class EventResponse(StreamingResponse):
+class EventResponse(EventSourceResponse):
     """A stream of events with keep-alive comments.
 
     Args:
         work: closed at the end, also where the caller left before a single event was asked for.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], work: Closeable):
-        super().__init__(_kept_alive(events), media_type="text/event-stream", headers=HEADERS)
+    def __init__(self, events: AsyncGenerator[bytes, None], work: Closeable):
+        super().__init__(_with_keep_alive(events), headers=HEADERS)
         self._work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,23 +58,21 @@ class EventResponse(StreamingResponse):
             await self._work.aclose()
 
 
-async def _kept_alive(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _with_keep_alive(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """`events`, with a comment whenever nothing has come for a while."""
-    waiting: asyncio.Task | None = None
+    following = asyncio.ensure_future(anext(events))
     try:
         while True:
-            waiting = waiting or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({waiting}, timeout=PING_EVERY_S)
+            done, _ = await asyncio.wait({following}, timeout=KEEP_ALIVE_S)
             if not done:
-                yield PING
+                yield KEEPALIVE_COMMENT
                 continue
-            finished, waiting = waiting, None
             try:
-                yield finished.result()
+                yield following.result()
             except StopAsyncIteration:
                 return
+            following = asyncio.ensure_future(anext(events))
     finally:
-        if waiting is not None:
-            waiting.cancel()
-            await asyncio.wait({waiting})
+        following.cancel()
+        await asyncio.wait({following})
         await events.aclose()

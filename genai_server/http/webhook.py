@@ -1,7 +1,7 @@
-"""MLflow's webhooks: whether one is genuine, whether it says that the alias we follow has moved, and following it.
+"""MLflow's webhooks: checking the signature, reading whether the alias that we follow has moved, and following it.
 
 Signed as mlflow/webhooks/delivery.py does, by the rules of Standard Webhooks: HMAC-SHA256 over delivery id, timestamp
-and body. One that comes twice is followed once: after a rollback the second one would undo it.
+and body. A webhook that comes twice is followed once: after a rollback the second one would undo it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check(secret: str, headers: Mapping[str, str], body: bytes, now_s: float) ->
 
 
 class Deliveries:
-    """The ids of the webhooks of the last minutes: an older one is refused by its timestamp."""
+    """The ids of recent webhooks; older ones are refused by their timestamp."""
 
     def __init__(self) -> None:
         self._seen: dict[str, float] = {}  # id -> when
@@ -69,15 +69,15 @@ def version_moved_to(body: bytes, followed: tuple[str, str]) -> str | None:
 
 
 class AliasFollower:
-    """Has the predictor look its address up anew, one load at a time; a move during one is followed by another."""
+    """Has the predictor look up its address again, one load at a time; a move during a load leads to another one."""
 
     def __init__(self, predictor: Predictor):
         self._predictor = predictor
         self._has_moved = False
-        self._following: asyncio.Task | None = None
+        self._following: asyncio.Task[None] | None = None
 
     def follow(self) -> None:
-        """Returns at once; how it ends stands in the log, and in /model/info."""
+        """Returns at once; the outcome is in the log and in /model/info."""
         self._has_moved = True
         if self._following is None or self._following.done():
             self._following = asyncio.create_task(self._follow())

@@ -27,7 +27,7 @@ PRODUCTION = "production"
 DECISION, PASSED = "gate.decision", "passed"
 _IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
 _TEXT, _TYPE = "mlflow.prompt.text", "_mlflow_prompt_type"
-_NOT_SHOWN = ("mlflow.", "_mlflow", PREFIX)
+_HIDDEN_PREFIXES = ("mlflow.", "_mlflow", PREFIX)
 _REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"}
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 
@@ -75,15 +75,15 @@ class PromptRegistry:
 
     def get(self, name: str) -> StoredPrompt:
         """One prompt. Raises UnknownPrompt."""
-        found = self._named(name)
-        if found is None:
+        prompt = self._find_prompt(name)
+        if prompt is None:
             raise UnknownPrompt(f"There is no prompt {name!r}.", "GET /prompts names those there are.")
-        return found
+        return prompt
 
     def versions(self, prompt: StoredPrompt) -> list[StoredVersion]:
         """Its versions, newest first."""
-        with in_our_words():
-            pages = _pages(self._client().search_model_versions, _named(prompt.name))
+        with mlflow_errors_translated():
+            pages = _pages(self._client().search_model_versions, _name_filter(prompt.name))
             found = [_version(version, prompt.aliases) for version in pages if version.name == prompt.name]
         return sorted(found, key=lambda version: version.version, reverse=True)
 
@@ -100,13 +100,12 @@ class PromptRegistry:
                 return stored
         raise UnknownPrompt(f"There is no version {number} of {name!r}.", f"The newest is {prompt.newest}.")
 
-    def _named(self, name: str) -> StoredPrompt | None:
-        found = self._search(_named(name))
-        return next((prompt for prompt in found if prompt.name == name), None)
+    def _find_prompt(self, name: str) -> StoredPrompt | None:
+        return next((prompt for prompt in self._search(_name_filter(name)) if prompt.name == name), None)
 
-    def _search(self, wanted: str) -> list[StoredPrompt]:
-        with in_our_words():
-            return [_prompt(found) for found in _pages(self._client().search_registered_models, wanted)]
+    def _search(self, filter_string: str) -> list[StoredPrompt]:
+        with mlflow_errors_translated():
+            return [_prompt(found) for found in _pages(self._client().search_registered_models, filter_string)]
 
     def _client(self) -> Any:
         from mlflow import MlflowClient
@@ -120,13 +119,14 @@ class PromptRegistry:
 
         One that was made, and then not put in production because the server was killed, is put there now.
         """
-        there = self._named(name)
-        is_there = there is not None and there.newest is not None
-        if is_there and (there.aliases or self.find(name, there.newest).template != template):
+        stored = self._find_prompt(name)
+        number = stored.newest if stored else None
+        if stored is None or number is None:
+            number = self._register(name, template, commit_message, tags)
+        elif stored.aliases or self.find(name, number).template != template:
             raise Conflict(
                 f"There is a prompt {name!r} already.", f"POST /prompts/{name}/versions makes a new version."
             )
-        number = there.newest if is_there else self._register(name, template, commit_message, tags)
         self._move(name, number, "created")
         return self.find(name, number)
 
@@ -146,7 +146,7 @@ class PromptRegistry:
         if alias == PREVIOUS:
             raise Conflict(f"The alias {PREVIOUS!r} is kept for a rollback.", "It moves with production.")
         if alias != PRODUCTION:
-            with in_our_words():
+            with mlflow_errors_translated():
                 self._client().set_prompt_alias(name, alias, version)
         elif stored.tags.get(DECISION) == PASSED:
             self._move(name, version, "gate")
@@ -162,7 +162,7 @@ class PromptRegistry:
         """Put `previous` in production; the two change places. Raises Conflict where none is recorded."""
         self.get(name)
         try:
-            with in_our_words():
+            with mlflow_errors_translated():
                 move = alias_moves.roll_back(self._aliases(name), PRODUCTION)
         except NothingBefore as exc:
             raise Conflict(
@@ -178,25 +178,25 @@ class PromptRegistry:
             self.find(name, version)
         if live is not None and version in (None, live) and not force:
             raise Conflict(f"{name}/{live} is in production.", "Put another version there first, or send force.")
-        with in_our_words():
+        with mlflow_errors_translated():
             if version is None:
                 self._client().delete_prompt(name)
             else:
                 self._client().delete_prompt_version(name, str(version))
 
     def _register(self, name: str, template: str, commit_message: str, tags: Mapping[str, str]) -> int:
-        with in_our_words():
+        with mlflow_errors_translated():
             made = self._client().register_prompt(name, template, commit_message or None, dict(tags))
         return int(made.version)
 
     def _force(self, name: str, version: int) -> None:
         reasons = {DECISION: "refused", "gate.forced": "true", "gate.reasons": "by force, over HTTP"}
-        with in_our_words():
+        with mlflow_errors_translated():
             self._aliases(name).tag_version(version, reasons)
         self._move(name, version, "forced")
 
     def _move(self, name: str, version: int, how: str) -> None:
-        with in_our_words():
+        with mlflow_errors_translated():
             alias_moves.put(self._aliases(name), PRODUCTION, version, how)
 
     def _aliases(self, name: str) -> PromptAliases:
@@ -222,7 +222,7 @@ class PromptAliases:
         self._client.delete_prompt_tag(self._name, key)
 
     def has_version(self, version: int) -> bool:
-        found = _pages(self._client.search_model_versions, _named(self._name))
+        found = _pages(self._client.search_model_versions, _name_filter(self._name))
         return any(int(stored.version) == version for stored in found if stored.name == self._name)
 
     def set_alias(self, alias: str, version: int) -> None:
@@ -236,12 +236,12 @@ class PromptAliases:
             self._client.set_prompt_version_tag(self._name, version, key, value)
 
     def _prompts(self) -> Iterator[Any]:
-        found = _pages(self._client.search_registered_models, _named(self._name))
+        found = _pages(self._client.search_registered_models, _name_filter(self._name))
         return (prompt for prompt in found if prompt.name == self._name)
 
 
 @contextmanager
-def in_our_words() -> Iterator[None]:
+def mlflow_errors_translated() -> Iterator[None]:
     """MLflow's exceptions as the server's own."""
     try:
         yield
@@ -263,15 +263,15 @@ def _down() -> RegistryDown:
     return RegistryDown("MLflow's prompt registry does not answer.", "Ask again later.")
 
 
-def _named(name: str) -> str:
-    """May find others too, where the name has an apostrophe."""
+def _name_filter(name: str) -> str:
+    """Matches others too where the name has an apostrophe."""
     return f"{equals('name', name)} AND {_IS_PROMPT}"
 
 
-def _pages(search: Any, wanted: str) -> Iterator[Any]:
+def _pages(search: Any, filter_string: str) -> Iterator[Any]:
     token = None
     while True:
-        page = search(filter_string=wanted, page_token=token)
+        page = search(filter_string=filter_string, page_token=token)
         yield from page
         token = page.token
         if not token:
@@ -300,7 +300,7 @@ def _version(found: Any, aliases: Mapping[str, int]) -> StoredVersion:
 
 def _own(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags that people gave, and what we say of a version; MLflow keeps its own beside them, and we leases."""
-    return {key: value for key, value in sorted(tags.items()) if not key.startswith(_NOT_SHOWN)}
+    return {key: value for key, value in sorted(tags.items()) if not key.startswith(_HIDDEN_PREFIXES)}
 
 
 def _iso(moment: datetime) -> str:

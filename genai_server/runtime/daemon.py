@@ -1,4 +1,4 @@
-"""Work on threads that the end of the process does not wait for: MLflow, a disk or a model may hold it up for ever."""
+"""Threads that the end of the process does not wait for: MLflow, a disk or a model may block them for ever."""
 
 from __future__ import annotations
 

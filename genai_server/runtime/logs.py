@@ -21,7 +21,7 @@ class TextLines(logging.Formatter):
         return _PASSWORD.sub("***@", super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], record.message)
+        return _CONTROL.sub(lambda match: repr(match[0])[1:-1], record.message)
 
 
 class JsonLines(logging.Formatter):
@@ -41,7 +41,7 @@ class JsonLines(logging.Formatter):
         return _PASSWORD.sub("***@", line)
 
 
-class Fault:
+class Outage:
     """Something that fails again and again, such as a full disk: one line when it begins, one when it is over.
 
     Args:
@@ -52,13 +52,13 @@ class Fault:
         self._log, self._over = log, over
         self.is_on = False
 
-    def begins(self, sentence: str) -> None:
+    def begin(self, sentence: str) -> None:
         """Logged once, however often it is said until the end."""
         if not self.is_on:
             self._log.error("%s", sentence)
         self.is_on = True
 
-    def ends(self) -> None:
+    def end(self) -> None:
         """It works (again)."""
         if self.is_on:
             self._log.warning("%s", self._over)

@@ -1,4 +1,4 @@
-"""What a closed model or a busy hour leaves behind is given back to the system; else a server only ever grows."""
+"""Gives the memory that a closed model or a busy hour leaves behind back to the system; else a server only grows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class IdleTrimmer:
         self._thread.start()
 
     def ask(self) -> None:
-        """Returns at once; asked again before it came to it, it gives back once."""
+        """Returns at once; several calls before the thread wakes count as one."""
         self._is_due.set()
 
     def stop(self) -> None:

@@ -44,17 +44,17 @@ def find_store(model_uri: str, tracking_uri: str | None, env: Mapping[str, str] 
         NoStore: the model is to be looked up in a database that is not there.
     """
     is_registered = model_uri.startswith("models:/")
-    named = tracking_uri or (env.get("MLFLOW_REGISTRY_URI") if is_registered else None)
-    if named or not is_registered:
-        found = _named(named) if named else Store(None)
+    uri_named = tracking_uri or (env.get("MLFLOW_REGISTRY_URI") if is_registered else None)
+    if uri_named or not is_registered:
+        store = _named_store(uri_named) if uri_named else Store(None)
     elif _is_mlflow(LOCAL_SERVER):
-        found = Store(LOCAL_SERVER, f"{LOCAL_SERVER} (an MLflow server answers there)")
+        store = Store(LOCAL_SERVER, f"{LOCAL_SERVER} (an MLflow server answers there)")
     else:
         uri = absolute_address(env.get("MLFLOW_BACKEND_STORE_URI") or DATABASE)
-        found = Store(uri, f"{_shown(uri)} (directly: no MLflow server on port {urlsplit(LOCAL_SERVER).port})")
+        store = Store(uri, f"{_shown(uri)} (directly: no MLflow server on port {urlsplit(LOCAL_SERVER).port})")
     if is_registered:
-        _require_database(found.uri)
-    return found
+        _require_database(store.uri)
+    return store
 
 
 def absolute_address(uri: str) -> str:
@@ -64,7 +64,7 @@ def absolute_address(uri: str) -> str:
     return f"{SQLITE}{os.path.abspath(file)}{mark}{query}" if is_file else uri
 
 
-def _named(uri: str) -> Store:
+def _named_store(uri: str) -> Store:
     """User and password are for MLflow's client alone: what is not in the address is in no error and no log."""
     try:
         parts = urlsplit(uri)
@@ -99,7 +99,7 @@ def _answers_as_mlflow(url: str) -> bool:
         with opener.open(f"{url}/version", timeout=PATIENCE_S) as answer:
             version = answer.read(64).decode("ascii", "replace").strip()
         with opener.open(f"{url}/health", timeout=PATIENCE_S) as answer:
-            return version[:1].isdigit() and answer.read(64).strip() == b"OK"
+            return version[:1].isdigit() and bool(answer.read(64).strip() == b"OK")
     except (OSError, HTTPException):  # refused, silent, an error's status, or no HTTP at all
         return False
 

@@ -1,9 +1,9 @@
 """Writes the traces that wait in the spool to MLflow: a program of its own, which `tracer.py` starts with the file.
 
-On stdin it is told how many it may write now; it ends soon after its input does. Many traces go in one call: MLflow's
-own way for spans that come over OTLP, at a tenth of the cost of spans that are started and ended one by one. A trace
-has its ids from the server, so that one that is written twice is there once. What MLflow does not take now is tried
-again; one that it never takes is dropped and counted, and the others go on.
+The server writes to its stdin how many traces it may write now; it ends soon after its input does. Many traces go in
+one call, as MLflow does it for spans that come over OTLP, at a tenth of the cost of spans that are started and ended
+one by one. A trace gets its ids from the server, so writing it twice stores it once. What MLflow refuses now is tried
+again; a trace that it never takes is dropped and counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # at its end: nothing of ours hides a library
 
-from genai_server.runtime.logs import Fault, set_up
+from genai_server.runtime.logs import Outage, set_up
 from genai_server.tracing.spool import Spool
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ LAST_S = 5.0  # after the end of the input
 
 
 def main(spool_file: Path) -> None:
-    step_back()
+    lower_priority()
     set_up((os.environ.get("LOG_FORMAT") or "text").lower(), "warning")
     # The server decided what is sampled; here everything is written, and nobody waits long for a dead MLflow.
     os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
@@ -51,7 +51,7 @@ def main(spool_file: Path) -> None:
     writer.write_first(sys.maxsize, LAST_S)
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Let the engine go first. Linux may weigh sessions before processes, and we are alone in ours."""
     os.nice(NICE)
     with suppress(OSError):
@@ -60,63 +60,63 @@ def step_back() -> None:
 
 
 def _allowed() -> int | None:
-    """How many traces may be written now; None where the server has ended. Only its last word counts."""
-    said = os.read(sys.stdin.fileno(), 4096)
-    return int(said.split()[-1]) if said else None
+    """How many traces may be written now; None where the server has ended. Only its last line counts."""
+    line = os.read(sys.stdin.fileno(), 4096)
+    return int(line.split()[-1]) if line else None
 
 
 class Writer:
-    """Takes from the spool what MLflow takes; what goes wrong is told once, while it lasts."""
+    """Moves traces from the spool to MLflow; an outage is logged once."""
 
     def __init__(self, spool_file: Path):
         self._file = spool_file
         self._spool: Spool | None = None
-        self._mlflow_fault = Fault(log, "Traces are written to MLflow again.")
-        self._spool_fault = Fault(log, "The trace spool can be used again.")
-        self._record_fault = Fault(log, "")
+        self._mlflow_outage = Outage(log, "Traces are written to MLflow again.")
+        self._spool_outage = Outage(log, "The trace spool can be used again.")
+        self._record_outage = Outage(log, "")
 
     def write_first(self, count: int, within_s: float = float("inf")) -> bool:
-        """Write the oldest, as far as they get; False where it is no use to go on now."""
+        """Write the oldest; False if there is no use in going on now."""
         end = time.monotonic() + within_s
         try:
-            self._spool = self._spool or Spool(self._file)
-            while count > 0 and time.monotonic() < end and (waiting := self._spool.first(min(count, BATCH))):
-                if not self._is_settled(waiting):
+            spool = self._spool = self._spool or Spool(self._file)
+            while count > 0 and time.monotonic() < end and (waiting := spool.first(min(count, BATCH))):
+                if not self._is_settled(spool, waiting):
                     return False
                 count -= len(waiting)
         except sqlite3.Error as exc:
-            self._spool_fault.begins(f"Traces wait: {self._file} cannot be used ({exc}).")
+            self._spool_outage.begin(f"Traces wait: {self._file} cannot be used ({exc}).")
             return False
-        self._spool_fault.ends()
+        self._spool_outage.end()
         return True
 
-    def _is_settled(self, waiting: Mapping[int, str]) -> bool:
-        """Write these, without the ones that MLflow never takes; False where it takes nothing now.
+    def _is_settled(self, spool: Spool, waiting: Mapping[int, str]) -> bool:
+        """Write these, but drop those that MLflow never takes; False if it takes nothing now.
 
         One that MLflow never takes is one that fails before and after another one is taken.
         """
-        if not self._failure(waiting):
+        if not self._failure(spool, waiting):
             return True
         if not self.is_open():
             return False
         if len(waiting) > 1:
-            return all(self._is_settled({number: line}) for number, line in waiting.items())
+            return all(self._is_settled(spool, {number: line}) for number, line in waiting.items())
         if not self.is_open([_trial()]):
             return False
-        if failure := self._failure(waiting):
-            self._record_fault.begins(f"A trace was dropped, as all like it are: MLflow does not take it ({failure}).")
-            self._spool.drop(*waiting)
+        if failure := self._failure(spool, waiting):
+            self._record_outage.begin(f"A trace was dropped, as all like it are: MLflow does not take it ({failure}).")
+            spool.drop(*waiting)
         return True
 
-    def _failure(self, waiting: Mapping[int, str]) -> str:
-        """Write these and take them out of the spool; else why not, in words that are no caller's."""
+    def _failure(self, spool: Spool, waiting: Mapping[int, str]) -> str:
+        """Write these and remove them from the spool; returns why not, without any text of a caller, or nothing."""
         try:
             write([json.loads(line) for line in waiting.values()], _experiment_id())
         except Exception as exc:  # noqa: BLE001 - whatever one record leads to, the others are to be written
             _experiment_id.cache_clear()
             return f"{type(exc).__name__} {getattr(exc, 'error_code', '')}".strip()
-        self._mlflow_fault.ends()
-        self._spool.remove(list(waiting))
+        self._mlflow_outage.end()
+        spool.remove(list(waiting))
         return ""
 
     def is_open(self, trials: Sequence[Mapping[str, Any]] = ()) -> bool:
@@ -124,12 +124,12 @@ class Writer:
         try:
             write(trials, _experiment_id())
         except NotImplementedError:
-            self._mlflow_fault.begins("Traces wait: this MLflow takes no spans; use 3.4 or later, with a database.")
+            self._mlflow_outage.begin("Traces wait: this MLflow takes no spans; use 3.4 or later, with a database.")
             return False
         except Exception as exc:  # noqa: BLE001 - whatever it is, the traces wait
             _experiment_id.cache_clear()
             why = (str(exc).splitlines() or [""])[0]
-            self._mlflow_fault.begins(f"Traces wait: MLflow takes none ({type(exc).__name__}: {why}).")
+            self._mlflow_outage.begin(f"Traces wait: MLflow takes none ({type(exc).__name__}: {why}).")
             return False
         _remove(trials)
         return True
@@ -138,8 +138,8 @@ class Writer:
 def _trial() -> dict[str, Any]:
     times = dict.fromkeys(("start_ns", "begun_ns", "first_token_ns", "end_ns"), time.time_ns())
     ids = {"trace_id": secrets.token_hex(16), "span_id": secrets.token_hex(8)}
-    rest = {"attributes": {}, "tags": {}, "inputs": {}, "outputs": {}, "traceparent": None, "error_type": None}
-    return ids | times | rest | {"name": "a trial of the trace writer"}
+    empty: dict[str, Any] = {"attributes": {}, "tags": {}, "inputs": {}, "outputs": {}}
+    return ids | times | empty | {"traceparent": None, "error_type": None, "name": "a trial of the trace writer"}
 
 
 def _remove(trials: Sequence[Mapping[str, Any]]) -> None:
@@ -181,20 +181,20 @@ def _spans(record: Mapping[str, Any]) -> Iterator[Span]:
     trace_id = caller.trace_id if caller.is_valid else int(record["trace_id"], 16)
     root_id = int(record["span_id"], 16)
     tags = {"mlflow.traceName": record["name"], **record["tags"]}
-    told = {
+    attributes = {
         "mlflow.spanType": "CHAT_MODEL", "mlflow.spanInputs": record["inputs"], "mlflow.spanOutputs": record["outputs"],
         **record["attributes"], **{f"mlflow.traceTag.{name}": value for name, value in tags.items()},
     }  # fmt: skip
     status = Status(StatusCode.ERROR if record["error_type"] else StatusCode.OK)
     times = record["start_ns"], record["end_ns"]
-    yield _span(record["name"], (trace_id, root_id), caller.span_id or None, times, told, status)
+    yield _span(record["name"], (trace_id, root_id), caller.span_id or None, times, attributes, status)
     for number, (name, start, end) in enumerate(_phases(record), 1):
         ids, times = (trace_id, root_id ^ number), (record[start], record[end])
         yield _span(name, ids, root_id, times, {"mlflow.spanType": "LLM"}, Status(StatusCode.OK))
 
 
 def _span(
-    name: str, ids: tuple[int, int], parent_id: int | None, times: tuple[int, int], told: Mapping[str, Any], status: Any
+    name: str, ids: tuple[int, int], parent_id: int | None, times: tuple[int, int], more: Mapping[str, Any], status: Any
 ) -> Span:
     """A finished span, as MLflow makes it of one that came over OTLP."""
     from mlflow.entities import Span
@@ -203,7 +203,7 @@ def _span(
     from opentelemetry.trace import SpanContext
 
     trace_id, span_id = ids
-    attributes = {"mlflow.traceRequestId": f"tr-{trace_id:032x}", **told}
+    attributes = {"mlflow.traceRequestId": f"tr-{trace_id:032x}", **more}
     return Span(
         ReadableSpan(
             name, SpanContext(trace_id, span_id, False), SpanContext(trace_id, parent_id, True) if parent_id else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from conftest import StandIn
@@ -13,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from genai_server.answering.answerers import ThreadAnswerer
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
 KEY = "secret-key-1"
@@ -32,11 +34,9 @@ class Pyfunc:
         return [f"version {self.version}" for _ in questions]
 
 
-def info(uri: str) -> dict:
-    return {
-        "model": "m", "model_uri": uri, "model_version": uri[-1], "model_alias": None, "prompt": f"p/{uri[-1]}",
-        "turn_format": None, "run_id": None, "base_model": None, "weights_sha256": None, "engine": {"name": "pyfunc"},
-    }  # fmt: skip
+def info(uri: str) -> ModelInfo:
+    version = uri[-1]
+    return ModelInfo("m", uri, version, prompt=f"p/{version}", engine={"name": "pyfunc"})
 
 
 class Registry:
@@ -57,7 +57,7 @@ class Registry:
             return LoadedModel(StandIn({"token_ids": [2]}, golden), info(uri))
         if uri not in self.models:
             raise MlflowException(f"{uri} was not found")
-        return LoadedModel(ThreadAnswerer(self.models[uri]), info(self.resolve(uri)) | {"model_uri": uri})
+        return LoadedModel(ThreadAnswerer(self.models[uri]), replace(info(self.resolve(uri)), model_uri=uri))
 
     def resolve(self, uri: str, tracking_uri: str | None = None) -> str:
         return SECOND if uri == "models:/m@champion" else uri

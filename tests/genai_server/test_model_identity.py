@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 
 import pytest
 from conftest import StandIn
@@ -12,7 +13,9 @@ from fastapi import FastAPI
 from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import SettingsError
 from genai_server.http.app import create_app
-from genai_server.settings import ServerSettings, model_identity
+from genai_server.model_info import ModelInfo
+from genai_server.runtime.environment import model_identity
+from genai_server.settings import ServerSettings
 
 MANIFEST = {
     "model": {"name": "m", "version": "3", "alias": "champion", "uri": "models:/m/3"},
@@ -32,14 +35,14 @@ def environment(tmp_path):
 
 
 def loaded(uri: str, tracking_uri: str | None) -> LoadedModel:
-    return LoadedModel(StandIn({}), {"model": "model", "model_uri": uri, "model_version": None, "prompt": "p/1"})
+    return LoadedModel(StandIn({}), ModelInfo(model="model", model_uri=uri, model_version=None, prompt="p/1"))
 
 
-def info_of(app: FastAPI, uri: str | None = None) -> dict:
+def info_of(app: FastAPI, uri: str | None = None) -> dict[str, object]:
     """Of the model the server was started with, or of another one that was loaded later."""
     predictor = app.state.serving.predictor
     asyncio.run(predictor.start() if uri is None else predictor.reload(uri))
-    return dict(predictor.model.info)
+    return asdict(predictor.model.info)
 
 
 def test_the_folder_that_the_server_was_started_with(environment, monkeypatch):
@@ -59,7 +62,7 @@ def test_other_models_are_not_mistaken_for_it(environment):
 
 
 def test_no_file_is_named():
-    assert model_identity({}) == model_identity({"MODEL_INFO_FILE": ""}) == {}
+    assert model_identity({}) is model_identity({"MODEL_INFO_FILE": ""}) is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model": "m"}', '{"model": {"version": "3"}}'])

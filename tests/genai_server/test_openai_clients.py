@@ -20,6 +20,7 @@ from tiny_model import LESSONS, rendered
 
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
 MODEL = "saved"  # a folder's last part is its name
@@ -252,13 +253,13 @@ class Faulty(StandIn):
         self.fails, self.may_end = False, threading.Event()
 
     async def stream(self, question: dict, params: dict):
-        yield {"delta": "one"}
+        yield "one"
         while not self.may_end.is_set():
             await asyncio.sleep(0.01)
         if self.fails:
             raise MlflowException("The engine ended.", error_code=1)
-        yield {"delta": " two"}
-        yield {"delta": "", **self.said}
+        yield " two"
+        yield self.said
 
 
 @pytest.fixture
@@ -269,7 +270,7 @@ def faulty() -> Faulty:
 @pytest.fixture
 def guarded(faulty):
     """A server with a key and room for one question."""
-    info = {"model": MODEL, "model_version": None, "prompt": ""}
+    info = ModelInfo(model=MODEL, model_version=None, prompt="")
     settings = ServerSettings(api_keys=(KEY,), queue_limit=1)
     with listening(create_app(settings, lambda uri, tracking_uri: LoadedModel(faulty, info))) as url:
         yield url

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import threading
 import time
+from dataclasses import fields
 
 import pytest
 from conftest import REPO, StandIn
 from fastapi.testclient import TestClient
 
+from genai_server.answer import Answer
 from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import BadQuestion
 from genai_server.http.app import create_app
 from genai_server.http.routes.openai import chat_question, finish_reason
 from genai_server.http.schemas.openai import ChatCompletionRequest, Message
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
-INFO = {"model": "m", "model_version": "3", "prompt": "qa/1"}
+INFO = ModelInfo(model="m", model_version="3", prompt="qa/1")
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Count."}]}
 COUNTED = {"answer": "one two", "finish_reason": "length", "prompt_tokens": 5, "completion_tokens": 2}
 TIMES = {"first_token_s": 0.1, "total_s": 0.2}
@@ -33,7 +35,7 @@ class Speaker(StandIn):
         self.asked: list[tuple[dict, dict]] = []
         self.stopped = threading.Event()
 
-    async def ask(self, question: dict, params: dict, group: int = 0) -> dict:
+    async def ask(self, question: dict, params: dict, group: int = 0) -> Answer:
         self.asked.append((dict(question), dict(params)))
         if question.get("text") == "bad":
             raise BadQuestion("This text is bad.")
@@ -42,12 +44,12 @@ class Speaker(StandIn):
                 await asyncio.sleep(60)
             finally:
                 self.stopped.set()
-        return dict(self.said)
+        return self.said
 
     async def stream(self, question: dict, params: dict):
-        yield {"delta": "one"}
-        yield {"delta": " two"}
-        yield {"delta": "", **await self.ask(question, params)}
+        yield "one"
+        yield " two"
+        yield await self.ask(question, params)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def test_an_empty_message_is_refused(turns):
     ("ours", "openais"), [("stop", "stop"), ("length", "length"), ("timeout", "length"), ("cancelled", "length")]
 )
 def test_whatever_was_cut_off_ended_by_length(ours, openais):
-    assert finish_reason({"finish_reason": ours}) == openais
+    assert finish_reason(Answer("a", ours)) == openais
 
 
 # --- parameters ---
@@ -242,7 +244,7 @@ def test_the_schema_says_what_is_taken(client):
 def test_the_docs_have_every_route_setting_and_refused_field(client):
     document = client.get("/openapi.json").json()
     said = (REPO / "docs" / "http_api.md").read_text("utf-8")
-    settings = re.findall(r'env(?:\.get\(|, )"([A-Z_]+)"', (REPO / "genai_server" / "settings.py").read_text("utf-8"))
+    settings = [setting.metadata["env"] for setting in fields(ServerSettings)]
     schemas = [document["components"]["schemas"][name] for name in ("ChatCompletionRequest", "CompletionRequest")]
     refused = {
         name

@@ -83,6 +83,21 @@ def test_sigterm_lets_it_finish_what_it_accepted_and_exit_with_0(start):
     assert answer.status_code == 200 and answer.json()["completion_tokens"] > 10
 
 
+def test_a_request_that_does_not_end_holds_the_process_for_its_grace_only(start):
+    """The body never comes whole; its own limit would be 30 s."""
+    process, url = start(GRACE_S="3")
+    wait_until_ready(url, process)
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /ask HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+        connection.sendall(f"{head}{{".encode())
+        time.sleep(0.5)  # it has been read
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(20) == 0
+    assert time.monotonic() - began > 2
+
+
 def has_ipv6() -> bool:
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):

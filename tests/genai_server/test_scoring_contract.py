@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import forked
@@ -27,11 +28,13 @@ from mlflow.pyfunc.scoring_server import get_cmd
 from mlflow.types.schema import ParamSchema, ParamSpec
 from tiny_model import LESSONS
 
+from genai_server.answer_request import AnswerRequest
 from genai_server.answering.answerers import Scoring
-from genai_server.answering.places import Places
 from genai_server.answering.predictor import LoadedModel
+from genai_server.answering.queue_slots import QueueSlots
 from genai_server.http.app import create_app
-from genai_server.http.routes.scoring import _Scored
+from genai_server.http.scoring_call import ScoringCall
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
@@ -315,7 +318,7 @@ def test_answers_are_counted(servers):
 
 def test_a_ping_before_the_model_is_there_is_a_503():
     go_on = threading.Event()
-    info = {"model": "m", "model_version": None, "prompt": ""}
+    info = ModelInfo(model="m", model_version=None, prompt="")
 
     def slow(uri, tracking_uri):
         go_on.wait(30)
@@ -356,7 +359,12 @@ class Pyfunc:
     ],
 )
 def test_the_servers_deadline_holds_where_it_is_the_shorter_one(given, meant):
-    told = Mock()
-    assert _Scored(Scoring(Pyfunc("timeout_s")), 5.0, told, Places(8)).predict(None, given) == meant
-    assert _Scored(Scoring(Pyfunc("seed")), 5.0, told, Places(8)).predict(None, given) == given
-    assert _Scored(Scoring(Pyfunc()), 5.0, told, Places(8)).predict(None, given) == given
+    serving = Mock(predictor=SimpleNamespace(slots=QueueSlots(8)))
+
+    def predicted(*names: str):
+        request = AnswerRequest({}, {}, "id-1", "invocations")
+        return ScoringCall(Scoring(Pyfunc(*names)), serving, Mock(), request, 5.0).predict(None, given)
+
+    assert predicted("timeout_s") == meant
+    assert predicted("seed") == given
+    assert predicted() == given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from conftest import REPO, free_port
 
 from genai_server.errors import SettingsError
+from genai_server.model_info import ModelIdentity
 from genai_server.settings import ServerSettings
 
 MANIFEST = Path(tempfile.mkdtemp()) / "manifest.json"
@@ -39,7 +41,7 @@ GOOD = {
     "MLFLOW_TRACE_SAMPLING_RATIO": ("1", "trace_sampling_ratio", 1.0),
     "TRACE_EXPERIMENT": ("mine", "trace_experiment", "mine"),
     "TRACE_TEXTS": ("True", "trace_texts", True),
-    "MODEL_INFO_FILE": (str(MANIFEST), "model_identity", {"model": {"name": "m"}}),
+    "MODEL_INFO_FILE": (str(MANIFEST), "model_identity", ModelIdentity("m")),
     "WEBHOOK_SECRET": ("a-long-secret", "webhook_secret", "a-long-secret"),
     "FEEDBACK_FILE": ("/tmp/f.jsonl", "feedback_file", "/tmp/f.jsonl"),
     "PROMPT_REFRESH_S": ("0.5", "prompt_refresh_s", 0.5),
@@ -237,3 +239,29 @@ def test_a_model_that_is_not_there_ends_the_process(tmp_path):
     missing = forked.run([sys.executable, "fastapi_server.py"], cwd=REPO, env=environment)
     assert missing.returncode == 4, missing.stderr
     assert "Error: " in missing.stderr and "Traceback" not in missing.stderr
+
+
+def documented_defaults() -> dict[str, str]:
+    """By variable; a row may have several."""
+    defaults = {}
+    for line in (REPO / "docs" / "http_api.md").read_text("utf-8").splitlines():
+        if match := re.match(r"\| (`[A-Z_`, ]+`) \| ([^|]+) \|", line):
+            names, values = (cell.replace("`", "").split(", ") for cell in match.groups())
+            defaults |= dict(zip(names, values if len(values) == len(names) else values[:1] * len(names), strict=True))
+    return defaults
+
+
+def as_documented(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:g}"
+    return "none" if default in (None, (), "") else str(default)
+
+
+def test_the_docs_have_the_defaults():
+    documented = documented_defaults()
+    described = {"MLFLOW_TRACKING_URI", "PUBLISHED_HOST", "ALLOWED_HOSTS", "PROMPT_REFRESH_S"}  # in words
+    settings = {setting.metadata["env"]: setting.default for setting in dataclasses.fields(ServerSettings)}
+    for name in settings.keys() - described:
+        assert documented[name] == as_documented(settings[name]), name

@@ -12,9 +12,10 @@ from fastapi.testclient import TestClient
 
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
-INFO = {"model": "m", "model_version": "1", "prompt": ""}
+INFO = ModelInfo(model="m", model_version="1", prompt="")
 THEIRS = [
     "evil.example", "evil.example:5001", "localhost.evil.example", "127.0.0.1.evil.example", "evil.example:127.0.0.1",
     "localhost.", "localhost@evil.example", "0.0.0.0", "127.1", "[::ffff:127.0.0.1]", "[::2]", "2130706433", "",

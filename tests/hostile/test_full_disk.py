@@ -15,9 +15,11 @@ from fastapi.testclient import TestClient
 from small_disk import read_only, small_disk
 from stand_in_server import wait_until
 
+from genai_server.answer import Answer, AnswerVersions
 from genai_server.answer_request import AnswerRequest
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.prompts.registry import StoredVersion
 from genai_server.prompts.selection import Prompts
 from genai_server.settings import ServerSettings
@@ -26,7 +28,8 @@ from genai_server.tracing.spool import Spool
 from genai_server.tracing.tracer import Tracer
 from genai_server.tracing.writer import Writer
 
-INFO = {"model": "tiny", "model_version": "7", "prompt": "qa/3"}
+INFO = ModelInfo(model="tiny", model_version="7", prompt="qa/3")
+VERSIONS = AnswerVersions("tiny", "7", "qa/3", "model")
 SAID = {"request_id": "r-1", "comment": "a" * 3000}
 
 
@@ -114,7 +117,7 @@ def test_requests_are_answered_and_traced_again_when_there_is_room(disk, serve, 
 
 
 def test_what_finds_no_room_is_dropped_and_counted(disk, serve, monkeypatch):
-    monkeypatch.setattr(tracing, "HELD_LIMIT", 5)
+    monkeypatch.setattr(tracing, "MAX_RECORDS", 5)
     with serve(disk.folder) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         disk.fill()
@@ -127,7 +130,7 @@ def test_what_finds_no_room_is_dropped_and_counted(disk, serve, monkeypatch):
 def record(request_id: str) -> dict:
     now_ns = time.time_ns()
     asked = AnswerRequest({"question": "a" * 5000, "history": []}, {}, request_id, "ask")
-    return Tracer(1.0, True)._record(asked, {"answer": "b"}, INFO, now_ns, now_ns + 10**6)
+    return Tracer(1.0, True)._record(asked, Answer("b"), VERSIONS, now_ns, now_ns + 10**6)
 
 
 def test_the_writer_waits_for_room(disk, tmp_path, monkeypatch, caplog):

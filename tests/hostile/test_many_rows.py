@@ -8,16 +8,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from genai_server.answering.answerers import ThreadAnswerer
-from genai_server.answering.places import Places
 from genai_server.answering.predictor import LoadedModel
+from genai_server.answering.queue_slots import QueueSlots
 from genai_server.errors import Overloaded, TooLarge
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
-INFO = {
-    "model": "m", "model_uri": "models:/m/1", "model_version": "1", "model_alias": None, "prompt": "p/1",
-    "turn_format": None, "run_id": None, "base_model": None, "weights_sha256": None, "engine": {"name": "pyfunc"},
-}  # fmt: skip
+INFO = ModelInfo("m", "models:/m/1", "1", prompt="p/1", engine={"name": "pyfunc"})
 
 
 class Metadata:
@@ -81,13 +79,13 @@ def test_rows_count_as_places_and_the_last_quarter_is_for_single_questions(held)
     singles = [threading.Thread(target=client.post, args=("/ask",), kwargs={"json": {"question": "q"}}) for _ in "1234"]
     for thread in singles:
         thread.start()
-    while client.app.state.serving.predictor.places.taken < 8:
+    while client.app.state.serving.predictor.slots.in_use < 8:
         pass
     assert client.post("/ask", json={"question": "q"}).status_code == 429
     pyfunc.go_on.set()
     for thread in (many, *singles):
         thread.join(10)
-    assert client.app.state.serving.predictor.places.taken == 0
+    assert client.app.state.serving.predictor.slots.in_use == 0
     assert client.post("/invocations", json=MANY["/invocations"](4)).status_code == 200
 
 
@@ -104,21 +102,21 @@ def test_every_form_of_rows_is_counted(held, body):
 
 
 def test_places_are_given_back_whatever_happens():
-    places = Places(8)
+    places = QueueSlots(8)
     for count in (0, 1, 4):
-        with pytest.raises(KeyError), places.take(count):
-            assert places.taken == count
+        with pytest.raises(KeyError), places.hold(count):
+            assert places.in_use == count
             raise KeyError
     for count, error in ((5, TooLarge), (4, Overloaded)):
-        with places.take(4), pytest.raises(error), places.take(count):
+        with places.hold(4), pytest.raises(error), places.hold(count):
             pass
-    with places.take(1), places.take(4, held=1):
-        assert places.taken == 4
-    assert places.taken == 0
+    with places.hold(1), places.hold(4, held=1):
+        assert places.in_use == 4
+    assert places.in_use == 0
 
 
 def test_a_limit_of_one_still_takes_one():
-    with Places(1).take(1):
+    with QueueSlots(1).hold(1):
         pass
 
 

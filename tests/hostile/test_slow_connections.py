@@ -9,12 +9,14 @@ import time
 import pytest
 from conftest import StandIn
 
+from genai_server.answer import Answer
 from genai_server.answering.predictor import LoadedModel
-from genai_server.http import limits, protocol
+from genai_server.http import body, protocol
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
-INFO = {"model": "m", "model_uri": "models:/m/1", "model_version": "1", "prompt": "p/1"}
+INFO = ModelInfo(model="m", model_uri="models:/m/1", model_version="1", prompt="p/1")
 HEAD = b"POST /ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
 
 
@@ -26,7 +28,7 @@ def address(monkeypatch):
     import uvicorn
 
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(limits.BodyTimeout.__init__, "__defaults__", (0.5,))
+    monkeypatch.setattr(body.BodyTimeout.__init__, "__defaults__", (0.5,))
     listening = protocol.listening_socket("127.0.0.1", 0)
     app = create_app(ServerSettings(), lambda *_: LoadedModel(StandIn({"answer": "a"}), INFO))
     server = uvicorn.Server(uvicorn.Config(app, http=protocol.TimedProtocol, log_level="warning"))
@@ -78,7 +80,7 @@ def test_a_body_that_does_not_come_is_a_408_in_the_shape_of_its_route(address, p
 def test_an_answer_that_takes_long_is_no_slow_body(address, monkeypatch):
     async def slow(self, question, params, group=0):
         await asyncio.sleep(1.5)
-        return {"answer": "late", **question}
+        return Answer("late")
 
     monkeypatch.setattr(StandIn, "ask", slow)
     body = b'{"question": "q"}'

@@ -18,13 +18,14 @@ from genai_server.answering import answerers
 from genai_server.answering.answerers import ThreadAnswerer
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
 pytestmark = pytest.mark.slow
 
 
 REPO = Path(__file__).resolve().parents[2]
-INFO = {"model": "m", "model_uri": "models:/m/1", "model_version": "1", "prompt": "p/1"}
+INFO = ModelInfo(model="m", model_uri="models:/m/1", model_version="1", prompt="p/1")
 MODEL = """
 import os
 import time

@@ -13,19 +13,23 @@ from fastapi.testclient import TestClient
 from stand_in_server import wait_until
 from trace_writers import forked_writers
 
+from genai_server.answer import Answer, AnswerVersions
 from genai_server.answer_request import AnswerRequest
 from genai_server.answering.answerers import ThreadAnswerer
+from genai_server.answering.model_output import answer_of
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http import problems
 from genai_server.http.app import create_app
 from genai_server.http.schemas.ask import FeedbackRequest
+from genai_server.model_info import ModelInfo
 from genai_server.runtime.metrics import Metrics
 from genai_server.settings import ServerSettings
 from genai_server.tracing.spool import Spool
 from genai_server.tracing.tracer import Tracer
 from genai_server.tracing.writer import Writer
 
-INFO = {"model": "tiny", "model_version": "7", "prompt": "qa/3"}
+INFO = ModelInfo(model="tiny", model_version="7", prompt="qa/3")
+VERSIONS = AnswerVersions("tiny", "7", "qa/3", "model")
 KEY = "a-key-of-this-test"
 LONE, NUL = "half \ud800 a character", "nothing \0 here"
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "a"}]}
@@ -155,8 +159,8 @@ def test_a_model_that_is_not_ours_cannot_break_the_metrics():
     metrics = Metrics(lambda: "tiny", lambda: None)
     counts = {"completion_tokens": 1, "prompt_tokens": 1, "total_s": 0.1, "first_token_s": 0.1}
     for number in range(50):
-        metrics.answer({"finish_reason": f"{number} {LONE}", **counts})
-    assert metrics.text().decode().count("genai_request_success_total{") == 1
+        metrics.answer(answer_of({"answer": "a", "finish_reason": f"{number} {LONE}", **counts}))
+    assert "genai_request_success_total{" not in metrics.text().decode()
 
 
 def test_every_text_of_feedback_has_a_border():
@@ -212,7 +216,7 @@ def test_no_text_keeps_the_traces_of_others_from_mlflow(tmp_path):
 def good_record(request_id: str) -> dict:
     asked = AnswerRequest({"question": "a", "history": []}, {}, request_id, "ask")
     now_ns = time.time_ns()
-    return Tracer(1.0, True)._record(asked, {"answer": "b"}, INFO, now_ns, now_ns + 10**6)
+    return Tracer(1.0, True)._record(asked, Answer("b"), VERSIONS, now_ns, now_ns + 10**6)
 
 
 def test_what_another_version_left_in_the_spool_blocks_nothing(tmp_path, monkeypatch, caplog):

@@ -8,6 +8,7 @@ from conftest import StandIn
 
 from genai_server.answering.predictor import LoadedModel, Predictor
 from genai_server.http.webhook import TOLERANCE_S, AliasFollower, Deliveries
+from genai_server.model_info import ModelInfo
 
 
 class Registry:
@@ -22,7 +23,7 @@ class Registry:
     def load(self, uri: str) -> LoadedModel:
         version = self.resolve(uri)[-1]
         self.loads.append(version)
-        return LoadedModel(StandIn({}), {"model": "m", "model_uri": uri, "model_version": version})
+        return LoadedModel(StandIn({}), ModelInfo(model="m", model_uri=uri, model_version=version))
 
 
 def test_twice_the_same_move_loads_once_and_the_version_before_can_come_back():
@@ -38,7 +39,7 @@ def test_twice_the_same_move_loads_once_and_the_version_before_can_come_back():
             follower.follow()
             await follower._following
         assert registry.loads == ["1", "2"]
-        assert (await predictor.rollback()).info["model_version"] == "1"
+        assert (await predictor.rollback()).info.model_version == "1"
 
     asyncio.run(scenario())
 

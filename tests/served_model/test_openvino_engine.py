@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from tiny_model import open_engine
 from waiting import Recording
 
-from served_model.text_generation import openvino_engine
+from served_model.text_generation import openvino_engine, openvino_worker
 from served_model.text_generation.checkpoint import read_limits
 from served_model.text_generation.engine import Job
 from served_model.text_generation.errors import EngineFailed
@@ -414,3 +414,29 @@ def test_the_end_of_the_interpreter_ends_the_process(tiny_gpt2, tiny_ir, waiting
     waiting.until(lambda: not is_alive(int(done.stdout)), 5)
     assert "Exception ignored" not in done.stderr
     assert "Fatal" not in done.stderr
+
+
+# --- what the computing process is told -----------------------------------------------------------
+
+
+def pipeline_of(engine, monkeypatch) -> tuple[object, dict]:
+    """The scheduler and the properties with which the worker opens its pipeline for this engine."""
+    opened = []
+    pipeline = lambda ir, scheduler, device, properties: opened.append((scheduler, properties))  # noqa: E731
+    monkeypatch.setattr(openvino_worker.genai, "ContinuousBatchingPipeline", pipeline)
+    openvino_worker.open_pipeline(engine._process._settings)
+    return opened[0]
+
+
+def test_the_pipeline_computes_on_the_threads_of_the_engine(tiny_gpt2, tiny_ir, monkeypatch):
+    for threads in (1, 3):
+        engine = OpenVINOEngine(tiny_ir, read_limits(tiny_gpt2), threads, "fp32")
+        engine.close()
+        _, properties = pipeline_of(engine, monkeypatch)
+        assert properties["INFERENCE_NUM_THREADS"] == threads == engine.threads
+
+
+def test_no_answer_is_made_from_another_ones_cache(engine, monkeypatch):
+    """With prefix caching an answer may depend on what was asked before."""
+    scheduler, _ = pipeline_of(engine, monkeypatch)
+    assert scheduler.enable_prefix_caching is False

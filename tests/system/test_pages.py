@@ -21,9 +21,11 @@ import uvicorn
 from conftest import REPO, StandIn, free_port
 from playwright.sync_api import Browser, Error, Locator, Page, expect, sync_playwright
 
+from genai_server.answer import Answer
 from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import BadQuestion, EngineDown
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
 pytestmark = pytest.mark.slow
@@ -33,11 +35,9 @@ KEY = "a-key-for-people"
 WAIT_MS = 60_000  # two cores may be busy with other tests
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
 MARKUP = '<b>bold</b><img src=x onerror="window.harmed = true">'
-INFO = {
-    "model": "scripted", "model_uri": "models:/scripted/7", "model_version": "7", "model_alias": None,
-    "prompt": "qa-simple/3", "turn_format": "turns", "run_id": None, "base_model": None, "weights_sha256": None,
-    "engine": {"name": "stand-in"},
-}  # fmt: skip
+INFO = ModelInfo(
+    "scripted", "models:/scripted/7", "7", prompt="qa-simple/3", turn_format="turns", engine={"name": "stand-in"}
+)
 
 
 class Scripted(StandIn):
@@ -54,15 +54,15 @@ class Scripted(StandIn):
         if text == "go on":
             try:
                 for number in itertools.count():
-                    yield {"delta": f"{number} "}
+                    yield f"{number} "
                     await asyncio.sleep(0.02)
             finally:
                 self.released.set()
         said = " / ".join((*question["history"], text))
-        yield {"delta": said}
+        yield said
         if text == "break":
             raise EngineDown("The engine ended.", "Ask again in a few seconds.")
-        yield {"delta": "", "answer": said, "finish_reason": "timeout", "warnings": ["History was shortened."]}
+        yield Answer(said, "timeout", warnings=("History was shortened.",))
 
 
 # --- a browser, and two servers to visit ----------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 
 from genai_server.answering.serving import serving_of
@@ -15,17 +13,17 @@ router = APIRouter(
 )
 
 
-@router.post("/reload", response_model=ModelInfo)
-async def reload(body: ReloadRequest, request: Request) -> dict[str, Any]:
+@router.post("/reload")
+async def reload(body: ReloadRequest, request: Request) -> ModelInfo:
     """Load a version of the served model, check its golden prompts, and swap without dropping a request."""
     address = _address(body, request.app.state.settings.registered_name)
-    return dict((await serving_of(request).predictor.reload(address)).info)
+    return ModelInfo.of((await serving_of(request).predictor.reload(address)).info)
 
 
-@router.post("/rollback", response_model=ModelInfo)
-async def rollback(request: Request) -> dict[str, Any]:
+@router.post("/rollback")
+async def rollback(request: Request) -> ModelInfo:
     """Load the version before again, check its golden prompts, and swap; the two change places."""
-    return dict((await serving_of(request).predictor.rollback()).info)
+    return ModelInfo.of((await serving_of(request).predictor.rollback()).info)
 
 
 def _address(body: ReloadRequest, name: str | None) -> str | None:

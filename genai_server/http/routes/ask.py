@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,11 +13,13 @@ from genai_server.answer_request import AnswerRequest
 from genai_server.answering.serving import AnswerStream, Serving, serving_of
 from genai_server.errors import BadQuestion, ServerError
 from genai_server.http import sse
-from genai_server.http.leaving import while_wanted
+from genai_server.http.disconnect import unless_disconnected
 from genai_server.http.schemas.ask import (
     AnswerResponse,
     BatchAnswerResponse,
+    BatchItem,
     BatchQuestionRequest,
+    ItemError,
     Problem,
     QuestionRequest,
 )
@@ -33,23 +34,22 @@ _INPUT = {"question", "history"}
 _PROMPT = {"prompt_name", "prompt_version", "prompt_alias", "variables"}
 
 
-@router.post("/ask", response_model=AnswerResponse)
-async def ask(body: QuestionRequest, request: Request) -> dict[str, Any]:
+@router.post("/ask")
+async def ask(body: QuestionRequest, request: Request) -> AnswerResponse:
     """Answer one question."""
     _require_question(body, "body")
-    return await while_wanted(request, _answered(body, request))
+    return await unless_disconnected(request, _answer(body, request))
 
 
-@router.post("/ask/batch", response_model=BatchAnswerResponse)
-async def ask_batch(body: BatchQuestionRequest, request: Request) -> dict[str, Any]:
+@router.post("/ask/batch")
+async def ask_batch(body: BatchQuestionRequest, request: Request) -> BatchAnswerResponse:
     """Answer many questions; one bad item does not spoil the rest."""
     for index, question in enumerate(body.questions):
         _require_question(question, "body", "questions", index)
-    with serving_of(request).together(len(body.questions)) as group:
-        items = await while_wanted(
-            request, _all(_item(index, question, request, group) for index, question in enumerate(body.questions))
-        )
-    return {"answers": items, "failed": sum("error" in item for item in items)}
+    with serving_of(request).batch(len(body.questions)) as group:
+        items = (_item(index, question, request, group) for index, question in enumerate(body.questions))
+        answers = await unless_disconnected(request, _gather(items))
+    return BatchAnswerResponse(answers=answers, failed=sum(item.error is not None for item in answers))
 
 
 @router.post(
@@ -65,30 +65,34 @@ async def ask_batch(body: BatchQuestionRequest, request: Request) -> dict[str, A
 async def ask_stream(body: QuestionRequest, request: Request) -> StreamingResponse:
     """Answer one question piece by piece, as server-sent events. Closing the connection stops the generation."""
     _require_question(body, "body")
-    stream = serving_of(request).stream(await _asked(body, request))
+    stream = serving_of(request).stream(await _answer_request(body, request))
     return sse.EventResponse(_events(stream), stream)
 
 
-async def _events(stream: AnswerStream) -> AsyncIterator[bytes]:
+async def _events(stream: AnswerStream) -> AsyncGenerator[bytes, None]:
     try:
         async for piece in stream:
-            if piece["delta"]:
-                yield sse.event({"delta": piece["delta"]})
+            if isinstance(piece, str):
+                yield sse.event({"delta": piece})
             else:
-                yield sse.event(AnswerResponse(**piece).model_dump(), "end")
+                yield sse.event(AnswerResponse.of(piece).model_dump(), "end")
     except ServerError as exc:  # the response has begun: the error is an event of it
-        yield sse.event({"status": exc.status, "code": exc.code, "detail": exc.sentence}, "error")
+        yield sse.event(_item_error(exc).model_dump(), "error")
 
 
-async def _all(items: Iterable[Awaitable[dict[str, Any]]]) -> list[dict[str, Any]]:
+async def _gather(items: Iterable[Awaitable[BatchItem]]) -> list[BatchItem]:
     return await asyncio.gather(*items)
 
 
-async def _item(index: int, question: QuestionRequest, request: Request, group: int) -> dict[str, Any]:
+async def _item(index: int, question: QuestionRequest, request: Request, group: int) -> BatchItem:
     try:
-        return {"index": index, "answer": await _answered(question, request, group)}
+        return BatchItem(index=index, answer=await _answer(question, request, group))
     except ServerError as exc:
-        return {"index": index, "error": {"status": exc.status, "code": exc.code, "detail": exc.sentence}}
+        return BatchItem(index=index, error=_item_error(exc))
+
+
+def _item_error(exc: ServerError) -> ItemError:
+    return ItemError(status=exc.status, code=exc.code, detail=exc.sentence)
 
 
 def _require_question(body: QuestionRequest, *place: str | int) -> None:
@@ -98,12 +102,13 @@ def _require_question(body: QuestionRequest, *place: str | int) -> None:
         raise RequestValidationError([missing])
 
 
-async def _answered(body: QuestionRequest, request: Request, group: int | None = None) -> dict[str, Any]:
-    return await serving_of(request).answer(await _asked(body, request, group))
+async def _answer(body: QuestionRequest, request: Request, group: int | None = None) -> AnswerResponse:
+    served = await serving_of(request).answer(await _answer_request(body, request, group))
+    return AnswerResponse.of(served)
 
 
-async def _asked(body: QuestionRequest, request: Request, group: int | None = None) -> AnswerRequest:
-    """What the caller wants, with the prompt that was named, if one was. Raises ServerError."""
+async def _answer_request(body: QuestionRequest, request: Request, group: int | None = None) -> AnswerRequest:
+    """What the caller asks for, with the prompt that was named, if one was. Raises ServerError."""
     return AnswerRequest(
         question=body.model_dump(include=_INPUT),
         params=body.model_dump(exclude=_INPUT | _PROMPT, exclude_none=True),
@@ -125,5 +130,5 @@ async def _prompt(body: QuestionRequest, serving: Serving) -> PromptText | None:
         if body.variables:
             raise BadQuestion("Variables are for a prompt that is named.", "Send prompt_name with them.")
         return None
-    name = body.prompt_name or serving.own_prompt
+    name = body.prompt_name or serving.model_prompt_name
     return await serving.prompts.named(name, body.prompt_version, body.prompt_alias)

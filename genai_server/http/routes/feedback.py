@@ -11,7 +11,7 @@ from genai_server.http.schemas.ask import FeedbackRequest, FeedbackResponse, Pro
 router = APIRouter(tags=["feedback"], responses={status: {"model": Problem} for status in (400, 401, 413, 422, 503)})
 
 
-@router.post("/feedback", response_model=FeedbackResponse)
+@router.post("/feedback")
 async def feedback(body: FeedbackRequest, request: Request) -> FeedbackResponse:
     """Keep a score or a comment: in the local ledger, and on the answer's trace."""
     if body.value is None and not body.comment:

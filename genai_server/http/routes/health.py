@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from genai_server.answering.predictor import FAILED, READY
-from genai_server.answering.serving import serving_of, told_of
+from genai_server.answering.serving import serving_of, versions_of
 from genai_server.http.problems import RETRY
 from genai_server.http.schemas.ask import Health, ModelInfo, Problem
 
@@ -13,8 +13,8 @@ router = APIRouter(tags=["health"])
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/health/live", response_model=Health, responses={503: {"model": Health}})
-@router.get("/livez", response_model=Health, include_in_schema=False)
+@router.get("/health/live", responses={503: {"model": Health}})
+@router.get("/livez", include_in_schema=False)
 async def live(request: Request, response: Response) -> Health:
     """200 while the process answers, or will; 503 once it cannot mend itself and is about to end."""
     health = _health(request)
@@ -23,11 +23,11 @@ async def live(request: Request, response: Response) -> Health:
     return health
 
 
-@router.get("/health", response_model=Health, responses={503: {"model": Health}})
-@router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
-@router.get("/healthz", response_model=Health, include_in_schema=False)
-@router.get("/readyz", response_model=Health, include_in_schema=False)
-@router.get("/startupz", response_model=Health, include_in_schema=False)
+@router.get("/health", responses={503: {"model": Health}})
+@router.get("/health/ready", responses={503: {"model": Health}})
+@router.get("/healthz", include_in_schema=False)
+@router.get("/readyz", include_in_schema=False)
+@router.get("/startupz", include_in_schema=False)
 async def ready(request: Request, response: Response) -> Health:
     """200 when the golden prompts were answered as recorded and the engine is up, else 503."""
     health = _health(request)
@@ -37,13 +37,12 @@ async def ready(request: Request, response: Response) -> Health:
     return health
 
 
-@router.get("/model/info", response_model=ModelInfo, responses={503: {"model": Problem}})
-async def info(request: Request) -> dict:
+@router.get("/model/info", responses={503: {"model": Problem}})
+async def info(request: Request) -> ModelInfo:
     """Which version answers, with which prompt, weights and engine."""
     serving = serving_of(request)
-    info, model = serving.info, serving.predictor.model
-    told = told_of(model, serving.prompt_in_use(model))
-    return {**info, "prompt_in_use": told["prompt"], "prompt_source": told["prompt_source"]}
+    model = serving.predictor.loaded
+    return ModelInfo.of(model.info, versions_of(model, serving.prompt_in_use(model)))
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
+from genai_server.answer import Answer, ServedAnswer
 from genai_server.answer_request import AnswerRequest
 from genai_server.answering.serving import AnswerStream, Serving, serving_of
 from genai_server.errors import BadQuestion, ServerError, UnknownModel
 from genai_server.http import sse
-from genai_server.http.leaving import while_wanted
+from genai_server.http.disconnect import unless_disconnected
 from genai_server.http.problems import openai_error
 from genai_server.http.schemas.openai import ChatCompletionRequest, CompletionRequest, Message
 
@@ -29,14 +30,16 @@ OWNER = "local"
 SYSTEM = ("system", "developer")
 DONE = sse.event("[DONE]")
 _LENGTHS = {"length", "timeout", "cancelled"}  # OpenAI knows two endings: by itself, or cut off
-_ANSWERED = {200: {"content": {"application/json": {"schema": {"type": "object"}}, **sse.CONTENT}}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"schema": {"type": "object"}}, **sse.CONTENT}}
+}
 
 
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
     """The model that answers; empty while none does."""
     model = serving_of(request).predictor.model
-    return {"object": "list", "data": [_model(model.info["model"])] if model else []}
+    return {"object": "list", "data": [_model(model.info.model)] if model else []}
 
 
 @router.get("/models/{name:path}")
@@ -46,34 +49,35 @@ async def model(name: str, request: Request) -> dict[str, Any]:
     return _model(name)
 
 
-@router.post("/chat/completions", response_model=None, responses=_ANSWERED)
+@router.post("/chat/completions", response_model=None, responses=_RESPONSES)
 async def chat(body: ChatCompletionRequest, request: Request) -> Response | dict[str, Any]:
     """Answer the last message of a conversation."""
     serving = serving_of(request)
     _require_known(body.model, serving)
-    asked = _asked(chat_question(body.messages), body, request, "chat")
+    question = _answer_request(chat_question(body.messages), body, request, "chat")
     if body.stream:
-        return _streamed(_Chat(request, body), asked, serving)
-    answer = await while_wanted(request, serving.answer(asked))
-    message = {"role": "assistant", "content": answer["answer"], "refusal": None}
+        return _stream(_Chat(request, body), question, serving)
+    answer = (await unless_disconnected(request, serving.answer(question))).answer
+    message = {"role": "assistant", "content": answer.text, "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason(answer), "logprobs": None}
     return _Chat(request, body).whole([choice], [answer])
 
 
-@router.post("/completions", response_model=None, responses=_ANSWERED)
+@router.post("/completions", response_model=None, responses=_RESPONSES)
 async def completions(body: CompletionRequest, request: Request) -> Response | dict[str, Any]:
     """Continue one text, or several."""
     serving = serving_of(request)
     _require_known(body.model, serving)
-    asked = [_asked({"text": text}, body, request, "text_completion") for text in body.prompt]
+    texts = [_answer_request({"text": text}, body, request, "text_completion") for text in body.prompt]
     if body.stream:
-        if len(asked) > 1:
+        if len(texts) > 1:
             raise BadQuestion("A stream continues one text.", "Send one prompt.", param="prompt")
-        return _streamed(_Text(request, body), asked[0], serving)
-    with serving.together(len(asked)) as group:
-        answers = await while_wanted(request, _all([serving.answer(replace(one, group=group)) for one in asked]))
+        return _stream(_Text(request, body), texts[0], serving)
+    with serving.batch(len(texts)) as group:
+        served = await unless_disconnected(request, _all([serving.answer(replace(t, group=group)) for t in texts]))
+    answers = [one.answer for one in served]
     choices = [
-        {"index": i, "text": answer["answer"], "finish_reason": finish_reason(answer), "logprobs": None}
+        {"index": i, "text": answer.text, "finish_reason": finish_reason(answer), "logprobs": None}
         for i, answer in enumerate(answers)
     ]
     return _Text(request, body).whole(choices, answers)
@@ -84,29 +88,30 @@ async def completions(body: CompletionRequest, request: Request) -> Response | d
 
 def chat_question(messages: Sequence[Message]) -> dict[str, Any]:
     """The chat template: question and history of a conversation whose last message is the user's."""
-    told = [message.content for message in messages if message.role in SYSTEM and message.content.strip()]
+    system = [message.content for message in messages if message.role in SYSTEM and message.content.strip()]
     talk = [message for message in messages if message.role not in SYSTEM]
     if any(not message.content.strip() for message in talk):
         raise BadQuestion("A message is empty.", "Leave it out, or write some text.", param="messages")
     first = next(i for i, message in enumerate(talk) if message.role == "user")
     turns = [message.content for message in talk]
-    turns[first] = "\n".join((*told, turns[first]))
+    turns[first] = "\n".join((*system, turns[first]))
     return {"question": turns[-1], "history": turns[:-1]}
 
 
-def finish_reason(answer: Mapping[str, Any]) -> str:
-    """`length` for whatever was cut off; an answer that says nothing of its end ended by itself."""
-    return "length" if answer.get("finish_reason") in _LENGTHS else "stop"
+def finish_reason(answer: Answer) -> str:
+    """`length` for whatever was cut off."""
+    return "length" if answer.finish_reason in _LENGTHS else "stop"
 
 
-def _asked(question: Mapping[str, Any], body: Any, request: Request, operation: str) -> AnswerRequest:
-    traceparent = request.headers.get("traceparent")
-    headers = request.state.headers
+def _answer_request(
+    question: Mapping[str, Any], body: ChatCompletionRequest | CompletionRequest, request: Request, operation: str
+) -> AnswerRequest:
+    traceparent, headers = request.headers.get("traceparent"), request.state.headers
     return AnswerRequest(question, body.params(), request.state.request_id, operation, traceparent, headers=headers)
 
 
 def _require_known(name: str, serving: Serving) -> None:
-    if name != serving.info["model"]:
+    if name != serving.predictor.loaded.info.model:
         sentence = f"The model {name!r} does not answer here."
         raise UnknownModel(sentence, "GET /v1/models names the one that does.", param="model")
 
@@ -118,8 +123,8 @@ def _model(name: str) -> dict[str, Any]:
 _STARTED = int(time.time())
 
 
-async def _all(answers: Sequence[Coroutine[Any, Any, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """All of them, in order; where one fails, nobody waits for the others, so they are stopped."""
+async def _all(answers: Sequence[Coroutine[Any, Any, ServedAnswer]]) -> list[ServedAnswer]:
+    """All of them, in order; where one fails, nobody waits for the others, so they are cancelled."""
     tasks = [asyncio.ensure_future(answer) for answer in answers]
     try:
         return await asyncio.gather(*tasks)
@@ -128,11 +133,13 @@ async def _all(answers: Sequence[Coroutine[Any, Any, dict[str, Any]]]) -> list[d
             task.cancel()
 
 
-def _usage(answers: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+def _usage(answers: Sequence[Answer]) -> dict[str, int] | None:
     """Tokens that were read and written; None where the model, another PyFunc, does not count them."""
-    if any("completion_tokens" not in answer for answer in answers):
+    usages = [answer.usage for answer in answers if answer.usage is not None]
+    if len(usages) < len(answers):
         return None
-    prompt, completion = (sum(answer[key] for answer in answers) for key in ("prompt_tokens", "completion_tokens"))
+    prompt = sum(usage.prompt_tokens for usage in usages)
+    completion = sum(usage.completion_tokens for usage in usages)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
@@ -141,7 +148,7 @@ class _Chat:
 
     object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
 
-    def __init__(self, request: Request, body: Any):
+    def __init__(self, request: Request, body: ChatCompletionRequest | CompletionRequest):
         self._head = {
             "id": f"{self.prefix}{request.state.request_id}",
             "created": int(time.time()),
@@ -149,7 +156,7 @@ class _Chat:
         }
         self._with_usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    def whole(self, choices: list[dict[str, Any]], answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def whole(self, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
         return {**self._head, "object": self.object, "choices": choices, "usage": _usage(answers)}
 
     def opening(self) -> list[dict[str, Any]]:
@@ -159,7 +166,7 @@ class _Chat:
     def piece(self, text: str) -> dict[str, Any]:
         return self._chunk({"delta": {"content": text}})
 
-    def closing(self, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def closing(self, answer: Answer) -> list[dict[str, Any]]:
         """How it ended, and the token counts where they were asked for."""
         last = [self._chunk(self._empty(), finish_reason(answer))]
         if self._with_usage:
@@ -190,18 +197,17 @@ class _Text(_Chat):
         return {"text": ""}
 
 
-def _streamed(written: _Chat, asked: AnswerRequest, serving: Serving) -> StreamingResponse:
-    stream = serving.stream(asked)
-    return sse.EventResponse(_events(written, stream), stream)
+def _stream(chunks: _Chat, question: AnswerRequest, serving: Serving) -> StreamingResponse:
+    stream = serving.stream(question)
+    return sse.EventResponse(_events(chunks, stream), stream)
 
 
-async def _events(written: _Chat, stream: AnswerStream) -> AsyncIterator[bytes]:
+async def _events(chunks: _Chat, stream: AnswerStream) -> AsyncGenerator[bytes, None]:
     try:
-        for chunk in written.opening():
+        for chunk in chunks.opening():
             yield sse.event(chunk)
         async for piece in stream:
-            chunks = [written.piece(piece["delta"])] if piece.get("delta") else written.closing(piece)
-            for chunk in chunks:
+            for chunk in [chunks.piece(piece)] if isinstance(piece, str) else chunks.closing(piece.answer):
                 yield sse.event(chunk)
         yield DONE
     except ServerError as exc:  # the response has begun: openai-python raises on this event

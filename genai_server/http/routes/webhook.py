@@ -28,9 +28,7 @@ _BODY = {
 }  # fmt: skip
 
 
-@router.post(
-    WEBHOOK_PATH, response_model=WebhookResponse, openapi_extra=_BODY, responses={202: {"model": WebhookResponse}}
-)
+@router.post(WEBHOOK_PATH, openapi_extra=_BODY, responses={202: {"model": WebhookResponse}})
 async def webhook(request: Request, response: Response) -> WebhookResponse:
     """Load the version that the alias names now, beside the running one. Answered at once; the log tells the rest."""
     body, settings = await request.body(), request.app.state.settings

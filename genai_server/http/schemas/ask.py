@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -15,14 +16,24 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from genai_server import limits, model_info
+from genai_server.answer import AnswerVersions, ServedAnswer
+from genai_server.http.schemas.fields import (
+    NewTokens,
+    RepetitionPenalty,
+    Seed,
+    StopText,
+    Text,
+    TopK,
+    TopP,
+    printable,
+    whole_number,
+)  # fmt: skip
 from genai_server.http.schemas.prompts import PromptAlias, PromptName, Version
-from genai_server.http.whole import whole
-from genai_server.runtime.plain import plain
 
-Text = Annotated[str, Field(min_length=1, max_length=20_000)]
-MAX_BATCH = 256
+WrittenText = Annotated[Text, Field(min_length=1)]
 LARGEST = 2**53  # what JSON's readers and MLflow hold exactly
-Whole = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+Integer = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
@@ -41,30 +52,37 @@ class QuestionRequest(BaseModel):
     )  # fmt: skip
 
     question: Annotated[
-        Text | None, Field(description="What to answer; may be left out where variables are given.")
+        WrittenText | None, Field(description="What to answer; may be left out where variables are given.")
     ] = None
     history: Annotated[
-        list[Text], Field(max_length=100, description="Earlier turns: question, answer, question, answer, ...")
+        list[WrittenText],
+        Field(max_length=limits.MAX_HISTORY, description="Earlier turns: question, answer, question, answer, ..."),
     ] = []
-    max_new_tokens: Annotated[int | None, Field(ge=1, le=1024, description="Longest answer in tokens."), whole] = None
-    temperature: Annotated[float | None, Field(ge=0, le=5, description="0 = always the likeliest token.")] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1, description="1 = all tokens.")] = None
-    top_k: Annotated[int | None, Field(ge=0, le=1_000_000, description="0 = all tokens."), whole] = None
-    repetition_penalty: Annotated[float | None, Field(ge=0.1, le=10, description="1 = none.")] = None
-    seed: Annotated[int | None, Field(ge=0, lt=2**63, description="Makes sampling repeatable."), whole] = None
-    stop: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=200)]] | None,
-        Field(max_length=8, description="The answer ends before these."),
+    max_new_tokens: Annotated[NewTokens, Field(description="Longest answer in tokens.")] = None
+    temperature: Annotated[
+        float | None, Field(ge=0, le=limits.MAX_TEMPERATURE, description="0 = always the likeliest token.")
     ] = None
-    timeout_s: Annotated[float | None, Field(gt=0, le=3600, description="Then the answer so far is returned.")] = None
+    top_p: Annotated[TopP, Field(description="1 = all tokens.")] = None
+    top_k: Annotated[TopK, Field(description="0 = all tokens.")] = None
+    repetition_penalty: Annotated[RepetitionPenalty, Field(description="1 = none.")] = None
+    seed: Annotated[Seed, Field(description="Makes sampling repeatable.")] = None
+    stop: Annotated[
+        list[StopText] | None, Field(max_length=limits.MAX_STOPS, description="The answer ends before these.")
+    ] = None
+    timeout_s: Annotated[
+        float | None, Field(gt=0, le=limits.MAX_TIMEOUT_S, description="Then the answer so far is returned.")
+    ] = None
     prompt_name: Annotated[
         PromptName | None, Field(description="A prompt of MLflow's registry, in place of the one in production.")
     ] = None
-    prompt_version: Annotated[Version | None, Field(description="Its version; or"), whole] = None
+    prompt_version: Annotated[Version | None, Field(description="Its version; or"), whole_number] = None
     prompt_alias: Annotated[PromptAlias | None, Field(description="its alias; by default production.")] = None
     variables: Annotated[
-        dict[PromptName, Annotated[str, Field(max_length=20_000)]],
-        Field(max_length=50, description="What the prompt's variables stand for; {{question}} is the question."),
+        dict[PromptName, Text],
+        Field(
+            max_length=limits.MAX_VARIABLES,
+            description="What the prompt's variables stand for; {{question}} is the question.",
+        ),
     ] = {}
 
 
@@ -101,6 +119,20 @@ class AnswerResponse(BaseModel):
     ] = "model"
     request_id: Annotated[str, Field(description="Name it in /feedback.")]
 
+    @classmethod
+    def of(cls, served: ServedAnswer) -> Self:
+        answer, versions, usage = served.answer, served.versions, served.answer.usage
+        return cls(
+            answer=answer.text, finish_reason=answer.finish_reason, warnings=list(answer.warnings),
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            first_token_s=usage.first_token_s if usage else None,
+            total_s=usage.total_s if usage else None,
+            queued_s=usage.queued_s if usage else None,
+            model=versions.model, model_version=versions.model_version,
+            prompt=versions.prompt, prompt_source=versions.prompt_source, request_id=served.request_id,
+        )  # fmt: skip
+
 
 class BatchQuestionRequest(BaseModel):
     """Many questions, each with its own parameters."""
@@ -112,7 +144,7 @@ class BatchQuestionRequest(BaseModel):
         },
     )
 
-    questions: Annotated[list[QuestionRequest], Field(min_length=1, max_length=MAX_BATCH)]
+    questions: Annotated[list[QuestionRequest], Field(min_length=1, max_length=limits.MAX_BATCH)]
 
 
 class ItemError(BaseModel):
@@ -158,11 +190,11 @@ class FeedbackRequest(BaseModel):
     request_id: Annotated[str, Field(pattern=r"^[!-~]{1,128}$", description="X-Request-ID of the answer.")]
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$", description="What is judged.")] = "score"
     value: Annotated[
-        bool | Whole | Number | Annotated[str, Field(max_length=1_000), plain] | None,
+        bool | Integer | Number | Annotated[str, Field(max_length=1_000), printable] | None,
         Field(description="The score; a text up to 1,000 characters."), WrapValidator(_score),
     ] = None  # fmt: skip
-    comment: Annotated[str, Field(max_length=5_000), plain] | None = None
-    source: Annotated[str, Field(min_length=1, max_length=128, description="Who says so."), plain] = "anonymous"
+    comment: Annotated[str, Field(max_length=5_000), printable] | None = None
+    source: Annotated[str, Field(min_length=1, max_length=128, description="Who says so."), printable] = "anonymous"
 
 
 class FeedbackResponse(BaseModel):
@@ -184,8 +216,9 @@ class ReloadRequest(BaseModel):
         json_schema_extra={"examples": [{"version": "3"}], "not": {"required": ["version", "alias"]}},
     )  # fmt: skip
 
-    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}$", json_schema_extra=_without_default)] = None
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$", json_schema_extra=_without_default)] = None
+    # Either may be left out, but null may not be sent.
+    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}$", json_schema_extra=_without_default)] = None  # type: ignore[assignment]
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$", json_schema_extra=_without_default)] = None  # type: ignore[assignment]
 
     @model_validator(mode="after")
     def _name_one(self) -> Self:
@@ -218,6 +251,14 @@ class ModelInfo(BaseModel):
     base_model: str | None
     weights_sha256: str | None
     engine: Annotated[dict[str, str | int | None], Field(description="What answers, and why it is this one.")]
+
+    @classmethod
+    def of(cls, info: model_info.ModelInfo, in_use: AnswerVersions | None = None) -> Self:
+        """`in_use`: of an answer that is made now."""
+        prompts: dict[str, Any] = {}
+        if in_use:
+            prompts = {"prompt_in_use": in_use.prompt, "prompt_source": in_use.prompt_source}
+        return cls(**asdict(info), **prompts)
 
 
 class Health(BaseModel):

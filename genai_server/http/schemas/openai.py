@@ -6,27 +6,44 @@ Fields that would change the answer and cannot be followed are refused by name; 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+)  # fmt: skip
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from genai_server.http.whole import whole
-
-Text = Annotated[str, Field(max_length=20_000)]
-Tokens = Annotated[int | None, Field(ge=1, le=1024), whole]
+from genai_server import limits
+from genai_server.http.schemas.fields import NewTokens, RepetitionPenalty, Seed, StopText, Text, TopK, TopP
 
 
-def only(*allowed: Any) -> Any:
-    """A field that is not followed: it may say what is done anyway (`allowed`, or null), and nothing else."""
+@dataclass(frozen=True, eq=False)  # typing would take Only((0,)) and Only((False,)) for one annotation
+class Only:
+    """Of a field that is not followed: it may say what is done anyway (`allowed`, or null), and nothing else."""
 
-    def checked(value: Any) -> Any:
-        if value is not None and not any(value == same and type(value) in _kinds(same) for same in allowed):
+    allowed: tuple[Any, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [*self.allowed, None], "description": "Not followed: may say what is done anyway."}
+
+    def _check(self, value: Any) -> Any:
+        if value is not None and not any(value == same and type(value) in _kinds(same) for same in self.allowed):
             raise PydanticCustomError("unsupported", "not supported here; leave it out")
         return value
 
-    schema = {"enum": [*allowed, None], "description": "Not followed: may say what is done anyway."}
-    return Annotated[Any, AfterValidator(checked), WithJsonSchema(schema)]
+
+def only(*allowed: Any) -> Only:
+    return Only(allowed)
 
 
 def _kinds(value: Any) -> tuple[type, ...]:
@@ -39,15 +56,15 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-StopTexts = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=8)]
+StopTexts = Annotated[list[StopText], Field(max_length=limits.MAX_STOPS)]
 Stop = Annotated[
     StopTexts | None,
     BeforeValidator(
         lambda value: None if value == "" else _listed(value), json_schema_input_type=str | StopTexts | None
     ),
 ]
-PromptText = Annotated[str, Field(min_length=1, max_length=20_000)]
-PromptTexts = Annotated[list[PromptText], Field(min_length=1, max_length=64)]
+PromptText = Annotated[Text, Field(min_length=1)]
+PromptTexts = Annotated[list[PromptText], Field(min_length=1, max_length=limits.MAX_TEXTS)]
 Prompts = Annotated[PromptTexts, BeforeValidator(_listed, json_schema_input_type=PromptText | PromptTexts)]
 
 
@@ -65,29 +82,29 @@ class _Completion(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
 
     model: Annotated[str, Field(min_length=1, max_length=500)]
-    max_tokens: Tokens = None
+    max_tokens: NewTokens = None
     temperature: Annotated[float | None, Field(ge=0, le=2, description="0, the default: the likeliest token.")] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    seed: Annotated[int | None, Field(ge=0, lt=2**63), whole] = None
+    top_p: TopP = None
+    seed: Seed = None
     stop: Stop = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     # not OpenAI's, but usual among servers of open models
-    top_k: Annotated[int | None, Field(ge=0, le=1_000_000), whole] = None
-    repetition_penalty: Annotated[float | None, Field(ge=0.1, le=10)] = None
+    top_k: TopK = None
+    repetition_penalty: RepetitionPenalty = None
     # refused
-    n: only(1) = None
-    frequency_penalty: only(0) = None
-    presence_penalty: only(0) = None
-    logit_bias: only({}) = None
+    n: Annotated[Any, only(1)] = None
+    frequency_penalty: Annotated[Any, only(0)] = None
+    presence_penalty: Annotated[Any, only(0)] = None
+    logit_bias: Annotated[Any, only({})] = None
 
     def params(self) -> dict[str, Any]:
         """In the words of the served model."""
-        named = {
+        params = {
             "max_new_tokens": self.longest, "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed,
             "top_k": self.top_k, "repetition_penalty": self.repetition_penalty, "stop": self.stop,
         }  # fmt: skip
-        return {name: value for name, value in named.items() if value is not None}
+        return {name: value for name, value in params.items() if value is not None}
 
     @property
     def longest(self) -> int | None:
@@ -142,19 +159,19 @@ class ChatCompletionRequest(_Completion):
         },
     )  # fmt: skip
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
-    max_completion_tokens: Tokens = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=limits.MAX_MESSAGES)]
+    max_completion_tokens: NewTokens = None
     # refused
-    tools: only([]) = None
-    functions: only([]) = None
-    tool_choice: only("none", "auto") = None
-    function_call: only("none", "auto") = None
-    response_format: only({"type": "text"}) = None
-    modalities: only(["text"]) = None
-    audio: only() = None
-    web_search_options: only() = None
-    logprobs: only(False) = None
-    top_logprobs: only(0) = None
+    tools: Annotated[Any, only([])] = None
+    functions: Annotated[Any, only([])] = None
+    tool_choice: Annotated[Any, only("none", "auto")] = None
+    function_call: Annotated[Any, only("none", "auto")] = None
+    response_format: Annotated[Any, only({"type": "text"})] = None
+    modalities: Annotated[Any, only(["text"])] = None
+    audio: Annotated[Any, only()] = None
+    web_search_options: Annotated[Any, only()] = None
+    logprobs: Annotated[Any, only(False)] = None
+    top_logprobs: Annotated[Any, only(0)] = None
 
     @field_validator("messages")
     @classmethod
@@ -184,9 +201,9 @@ class CompletionRequest(_Completion):
     )  # fmt: skip
 
     prompt: Prompts
-    max_tokens: Tokens = 16
+    max_tokens: NewTokens = 16
     # refused
-    echo: only(False) = None
-    best_of: only(1) = None
-    suffix: only("") = None
-    logprobs: only() = None
+    echo: Annotated[Any, only(False)] = None
+    best_of: Annotated[Any, only(1)] = None
+    suffix: Annotated[Any, only("")] = None
+    logprobs: Annotated[Any, only()] = None

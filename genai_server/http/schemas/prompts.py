@@ -6,19 +6,22 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from genai_server.runtime.plain import plain
+from genai_server.http.schemas.fields import printable
 
 PromptName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]  # MLflow's characters
 PromptAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TagKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]  # MLflow's characters, but the space
 Tags = Annotated[
-    dict[TagKey, Annotated[str, Field(max_length=5_000), plain]], Field(max_length=50, description="Of the version.")
+    dict[TagKey, Annotated[str, Field(max_length=5_000), printable]],
+    Field(max_length=50, description="Of the version."),
 ]
 Template = Annotated[
-    str, Field(min_length=1, max_length=100_000, description="{{question}} is a variable, a single { is text."), plain
+    str,
+    Field(min_length=1, max_length=100_000, description="{{question}} is a variable, a single { is text."),
+    printable,
 ]
-Message = Annotated[str, Field(max_length=5_000, description="Why there is a new version."), plain]
+Message = Annotated[str, Field(max_length=5_000, description="Why there is a new version."), printable]
 _TEMPLATE = "Answer in one sentence.\nQuestion: {{question}}\nAnswer:"
 
 

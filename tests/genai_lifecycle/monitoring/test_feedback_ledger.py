@@ -59,7 +59,7 @@ def test_what_an_earlier_server_left_elsewhere_is_read_once_also_while_it_is_mov
     assert ids == ["r-1", "r-2", "r-3"]
     shutil.copy(former, ledger.with_name("feedback.jsonl.1"))  # seen at both places
     assert [entry.request_id for entry in read_ledger(ledger, former).entries] == ids
-    server.Ledger(ledger).take_over(former)
+    server.Ledger(ledger).absorb(former)
     assert sorted(entry.request_id for entry in read_ledger(ledger, former).entries) == ids
     assert len(read_ledger(ledger).entries) == 3
 

@@ -12,7 +12,7 @@ from mlflow.prompt.constants import PROMPT_TEMPLATE_VARIABLE_PATTERN
 from genai_lifecycle.errors import ConfigError
 from genai_lifecycle.prompts.variables import VARIABLE, mismatch, require_sound, variables_of
 from genai_server.prompts import selection as serving
-from genai_server.prompts.selection import PromptText, filled
+from genai_server.prompts.selection import PromptText, render
 from served_model.text_generation.prompt import to_langchain_template
 
 JSON_EXAMPLE = (
@@ -46,7 +46,7 @@ def test_braces_survive_mlflow_langchain_and_the_server(template, question):
     expected = re.sub(r"\{\{ ?question ?\}\}", lambda _: question, template)
     values = {"question": question} if "question" in variables_of(template) else {}
     assert to_langchain_template(template).format(**values) == expected
-    assert filled(PromptText("p", 1, template, "live"), values) == expected
+    assert render(PromptText("p", 1, template, "live"), values) == expected
 
 
 def test_the_json_example_is_json_still():
@@ -73,7 +73,7 @@ def test_what_nobody_could_fill_in_is_refused(template, said):
     with pytest.raises(ConfigError, match=re.escape(said)) as refusal:
         require_sound(template)
     assert refusal.value.hint
-    assert len(template) > 100_000 or serving.unsound(template)  # the server refuses the same
+    assert len(template) > 100_000 or serving.template_error(template)  # the server refuses the same
 
 
 def test_templates_that_want_other_variables_are_told_apart():

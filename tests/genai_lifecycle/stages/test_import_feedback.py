@@ -24,6 +24,7 @@ from genai_lifecycle.runtime.lock import only_run
 from genai_lifecycle.stages.import_feedback import FOLDER, import_feedback
 from genai_lifecycle.store import served
 from genai_lifecycle.store.tracking_store import open_store
+from genai_server.answer import Answer, AnswerVersions
 from genai_server.answer_request import AnswerRequest
 from genai_server.feedback import keeper as feedback
 from genai_server.feedback.keeper import FeedbackKeeper
@@ -31,7 +32,7 @@ from genai_server.tracing import writer as trace_writer
 from genai_server.tracing.tracer import Tracer
 
 SAID = {"name": "helpful", "value": True, "comment": "clear", "source": "ann"}
-INFO = {"model": "tiny", "model_version": "7", "prompt": "qa-simple/3"}
+VERSIONS = AnswerVersions("tiny", "7", "qa-simple/3", "model")
 KILLED_AFTER_TWO = """
 import os, signal, sys
 from genai_lifecycle.config import E2EConfig
@@ -71,7 +72,7 @@ class Servers:
         asked = AnswerRequest({"question": question, "history": list(history)}, {}, request_id, "ask")
         now_ns = time.time_ns()
         experiment = mlflow.set_experiment(self.config.serving_experiment)
-        record = Tracer(1.0, True)._record(asked, {"answer": "A platform."}, INFO, now_ns, now_ns + 10**6)
+        record = Tracer(1.0, True)._record(asked, Answer("A platform."), VERSIONS, now_ns, now_ns + 10**6)
         trace_writer.write([record], experiment.experiment_id)
 
     def keep(self, request_id: str, **said) -> None:

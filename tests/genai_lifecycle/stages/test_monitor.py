@@ -23,9 +23,10 @@ from genai_lifecycle.store.tracking_store import open_store
 from genai_server.answering.answerers import ThreadAnswerer
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
-INFO = {"model": "tiny", "model_version": "7", "prompt": "qa-simple/3"}
+INFO = ModelInfo(model="tiny", model_version="7", prompt="qa-simple/3")
 PROMPT = PromptRef("qa-simple", 3, "Question: {{question}}\nAnswer:")
 DECLINED = "I don't know about that."
 QUESTIONS, ENOUGH = 16, 12

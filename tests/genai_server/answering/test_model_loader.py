@@ -36,13 +36,13 @@ def registered(tmp_path_factory, saved_tiny):
 def test_a_registered_version_with_what_the_registry_knows(registered, address, version, alias):
     uri, _ = registered
     loaded = load_from_mlflow(address, uri)
-    assert (loaded.info["model"], loaded.info["model_version"], loaded.info["model_alias"]) == ("tiny", version, alias)
-    assert loaded.info["model_uri"] == address and loaded.info["prompt"] == "qa-simple/3"
-    assert (loaded.info["base_model"], loaded.info["weights_sha256"]) == ("tiny/gpt2", version * 64)
-    assert loaded.info["engine"]["name"] == "torch"
+    assert (loaded.info.model, loaded.info.model_version, loaded.info.model_alias) == ("tiny", version, alias)
+    assert loaded.info.model_uri == address and loaded.info.prompt == "qa-simple/3"
+    assert (loaded.info.base_model, loaded.info.weights_sha256) == ("tiny/gpt2", version * 64)
+    assert loaded.info.engine["name"] == "torch"
     answer = asyncio.run(loaded.answerer.ask({"question": "What is MLflow?"}, {"max_new_tokens": 8}))
     loaded.answerer.close()
-    assert answer["token_ids"] == loaded.answerer.golden[0]["token_ids"]
+    assert answer.token_ids == loaded.answerer.golden[0].token_ids
 
 
 def test_an_alias_is_looked_up_anew_at_every_load(registered):
@@ -52,7 +52,7 @@ def test_an_alias_is_looked_up_anew_at_every_load(registered):
     versions = []
     for version in ("2", None):
         loaded = load_from_mlflow("models:/tiny@moving", uri)
-        versions.append(loaded.info["model_version"])
+        versions.append(loaded.info.model_version)
         loaded.answerer.close()
         if version:
             client.set_registered_model_alias("tiny", "moving", version)
@@ -63,8 +63,8 @@ def test_a_folder_has_a_name_and_no_version(registered):
     _, folder = registered
     loaded = load_from_mlflow(f"{folder}/", None)
     loaded.answerer.close()
-    assert (loaded.info["model"], loaded.info["model_version"]) == (folder.name, None)
-    assert loaded.info["model_alias"] is loaded.info["run_id"] is loaded.info["weights_sha256"] is None
+    assert (loaded.info.model, loaded.info.model_version) == (folder.name, None)
+    assert loaded.info.model_alias is loaded.info.run_id is loaded.info.weights_sha256 is None
 
 
 @pytest.mark.parametrize("address", ["models:/tiny/9", "models:/tiny@nobody", "models:/nothing/1", "models:/tiny@"])

@@ -16,13 +16,14 @@ from stand_in_server import wait_until
 from genai_server.answering import predictor as predictor_module
 from genai_server.answering.predictor import FAILED, LOADING, READY, STOPPING, LoadedModel, Predictor
 from genai_server.errors import Conflict, EngineDown, NotReady, Overloaded
+from genai_server.model_info import ModelInfo
 
 GOLDEN = [{"question": "What is MLflow?", "token_ids": [1, 2, 3], "max_new_tokens": 8}]
 SAME, OTHER = {"token_ids": [1, 2, 3]}, {"token_ids": [1, 2, 4]}
 
 
 def loaded(model: StandIn, version: str = "1") -> LoadedModel:
-    return LoadedModel(model, {"model": "m", "model_version": version, "model_uri": f"models:/m/{version}"})
+    return LoadedModel(model, ModelInfo(model="m", model_version=version, model_uri=f"models:/m/{version}"))
 
 
 def predictor_of(model: StandIn, queue_limit: int = 8) -> Predictor:
@@ -210,8 +211,8 @@ def test_rollback_loads_and_checks_the_version_before_and_they_change_places():
         with pytest.raises(Conflict, match="no version to go back to"):
             await predictor.rollback()
         await predictor.reload("models:/m/2")
-        first = (await predictor.rollback()).info["model_version"], predictor.previous
-        second = (await predictor.rollback()).info["model_version"], predictor.previous
+        first = (await predictor.rollback()).info.model_version, predictor.previous
+        second = (await predictor.rollback()).info.model_version, predictor.previous
         return first, second
 
     assert asyncio.run(scenario()) == (("1", "models:/m/2"), ("2", "models:/m/1"))
@@ -225,12 +226,12 @@ def test_a_rollback_to_a_version_that_answers_wrongly_is_refused():
     async def scenario():
         await predictor.start()
         await predictor.reload("models:/m/2")
-        models["1"].said = OTHER
+        models["1"].said = StandIn(OTHER).said
         with pytest.raises(Conflict, match="golden"):
             await predictor.rollback()
 
     asyncio.run(scenario())
-    assert predictor.model.info["model_version"] == "2" and predictor.previous == "models:/m/1"
+    assert predictor.model.info.model_version == "2" and predictor.previous == "models:/m/1"
 
 
 def registry(made: list[str], alias: str = "2") -> Predictor:
@@ -252,7 +253,7 @@ def test_a_version_that_answers_already_is_not_loaded_again_and_the_one_before_s
     made: list[str] = []
     predictor = registry(made)
     for uri in ("models:/m@champion", "models:/m@champion", "models:/m/2"):
-        assert asyncio.run(predictor.reload(uri)).info["model_version"] == "2"
+        assert asyncio.run(predictor.reload(uri)).info.model_version == "2"
     assert made == ["models:/m/1", "models:/m@champion"]
     assert predictor.previous == "models:/m/1"
 
@@ -270,7 +271,7 @@ def test_a_model_from_a_folder_is_loaded_again_since_its_files_may_be_others():
 
     def load(uri):
         made.append(uri)
-        return LoadedModel(StandIn({}), {"model": "folder", "model_version": None, "model_uri": uri})
+        return LoadedModel(StandIn({}), ModelInfo(model="folder", model_version=None, model_uri=uri))
 
     predictor = Predictor(load, "/some/folder", 8)
     asyncio.run(predictor.start())
@@ -305,7 +306,7 @@ def test_the_version_before_is_closed_and_no_more_than_two_are_loaded():
 
 
 def test_a_third_version_waits_for_the_last_question_to_the_first_but_not_for_ever(monkeypatch):
-    monkeypatch.setattr(predictor_module, "RETIRED_MOST_S", 0.3)
+    monkeypatch.setattr(predictor_module, "RETIRED_TIMEOUT_S", 0.3)
     first = StandIn({})
     predictor = shelf(v1=first, v2=StandIn({}), v3=StandIn({}))
 
@@ -346,7 +347,7 @@ def test_the_end_of_the_server_closes_a_version_that_still_answers():
 
 def test_questions_to_every_version_count_for_the_limit():
     predictor = shelf(v1=StandIn({}), v2=StandIn({}))
-    predictor.places.limit = 2
+    predictor.slots.limit = 2
     with predictor.accepted():
         asyncio.run(predictor.reload("v2"))
         with predictor.accepted(), pytest.raises(Overloaded), predictor.accepted():

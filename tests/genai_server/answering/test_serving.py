@@ -7,15 +7,17 @@ import asyncio
 import pytest
 from mlflow.exceptions import MlflowException
 
+from genai_server.answer import Answer, AnswerVersions, ServedAnswer, Usage
 from genai_server.answer_request import AnswerRequest
 from genai_server.answering.answerers import ThreadAnswerer
 from genai_server.answering.predictor import LoadedModel, Predictor
 from genai_server.answering.serving import Serving
 from genai_server.errors import BadQuestion, EngineDown, NotReady, Overloaded
+from genai_server.model_info import ModelInfo
 from genai_server.runtime.metrics import Metrics
 from genai_server.tracing.tracer import Tracer
 
-INFO = {"model": "m", "model_version": "7", "prompt": "qa-simple/3"}
+INFO = ModelInfo("m", model_version="7", prompt="qa-simple/3")
 COUNTED = {"prompt_tokens": 3, "completion_tokens": 2, "first_token_s": 0.1, "total_s": 0.2, "finish_reason": "stop"}
 
 
@@ -39,11 +41,11 @@ class Traces(Tracer):
         super().__init__(0)
         self.taken, self.failures = [], []
 
-    def answered(self, asked, answer, info, started_ns, ended_ns):
+    def answered(self, asked, answer, versions, started_ns, ended_ns):
         assert 0 < started_ns <= ended_ns
-        self.taken.append((asked.request_id, info["model_version"]))
+        self.taken.append((asked.request_id, versions.model_version))
 
-    def failed(self, asked, error_type, info, started_ns, ended_ns):
+    def failed(self, asked, error_type, versions, started_ns, ended_ns):
         assert 0 < started_ns <= ended_ns
         self.failures.append((asked.request_id, error_type))
 
@@ -61,7 +63,8 @@ def asked(**params) -> AnswerRequest:
 
 def test_an_answer_names_the_versions_that_gave_it_and_the_request():
     answer = asyncio.run(served(Pyfunc()).answer(asked()))
-    assert answer == {"answer": "What is MLflow?", **COUNTED, **INFO, "prompt_source": "model", "request_id": "id-1"}
+    versions = AnswerVersions("m", "7", "qa-simple/3", "model")
+    assert answer == ServedAnswer(Answer("What is MLflow?", usage=Usage(3, 2, 0.1, 0.2)), versions, "id-1")
 
 
 def test_a_stream_ends_with_the_same_whole_answer():
@@ -70,8 +73,7 @@ def test_a_stream_ends_with_the_same_whole_answer():
 
     served_now = served(Pyfunc())
     pieces = asyncio.run(scenario())
-    assert pieces[0] == {"delta": "What is MLflow?"}
-    assert pieces[-1] == {"delta": "", **asyncio.run(served_now.answer(asked()))}
+    assert pieces == ["What is MLflow?", asyncio.run(served_now.answer(asked()))]
 
 
 @pytest.mark.parametrize(("wanted", "given"), [({}, 60.0), ({"timeout_s": 5}, 5), ({"timeout_s": 100}, 60.0)])
@@ -111,7 +113,7 @@ def test_a_caller_who_leaves_is_counted_and_traced_once(streams):
             await asyncio.sleep(60)
 
         async def stream(self, question, params):
-            yield {"delta": "a"}
+            yield "a"
             await asyncio.sleep(60)
 
     async def scenario():
@@ -138,7 +140,7 @@ def test_a_stream_that_is_closed_after_its_last_piece_was_whole():
     async def scenario():
         await serving.predictor.start()
         pieces = serving.stream(asked())
-        while (await anext(pieces))["delta"]:
+        while isinstance(await anext(pieces), str):
             pass
         await pieces.aclose()
 
@@ -160,7 +162,7 @@ def test_a_stream_holds_a_place_until_it_is_closed():
         return await serving.answer(asked())
 
     serving = served(Pyfunc(), queue_limit=1, start=False)
-    assert asyncio.run(scenario())["answer"] == "What is MLflow?"
+    assert asyncio.run(scenario()).answer.text == "What is MLflow?"
 
 
 def test_only_whole_answers_are_counted_and_traced():
@@ -181,6 +183,6 @@ def test_only_whole_answers_are_counted_and_traced():
 def test_who_answers_is_known_once_somebody_does():
     serving = served(Pyfunc(), start=False)
     with pytest.raises(NotReady, match="loading"):
-        serving.info  # noqa: B018 - the property is what is asked
+        serving.predictor.loaded  # noqa: B018 - the property is what is asked
     asyncio.run(serving.predictor.start())
-    assert serving.info == INFO
+    assert serving.predictor.loaded.info == INFO

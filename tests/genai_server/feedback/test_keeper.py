@@ -159,7 +159,9 @@ def test_two_servers_with_one_ledger_lose_nothing(tmp_path, monkeypatch):
 def test_what_can_be_stored_nowhere_is_refused(tmp_path, caplog):
     (tmp_path / "file").write_text("")  # not even root may write below it
     unwritten = []
-    keeper = FeedbackKeeper(tmp_path / "file" / "ledger.jsonl", False, "serving", unwritten=lambda: unwritten.append(1))
+    keeper = FeedbackKeeper(
+        tmp_path / "file" / "ledger.jsonl", False, "serving", on_write_failure=lambda: unwritten.append(1)
+    )
     for _ in range(3):
         with pytest.raises(StorageFailed, match="was not kept"):
             kept(keeper, SAID)

@@ -16,9 +16,10 @@ from genai_server.answering.answerers import ThreadAnswerer
 from genai_server.answering.model_loader import load_from_mlflow
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
-INFO = {"model": "m", "model_version": "7", "prompt": "qa-simple/3"}
+INFO = ModelInfo(model="m", model_version="7", prompt="qa-simple/3")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_an_answer_says_who_gave_it_and_what_it_cost(client, model_folder):
 
 def test_the_same_question_gets_the_same_greedy_answer_as_the_model(client, model_folder):
     loaded = load_from_mlflow(str(model_folder), None)
-    direct = asyncio.run(loaded.answerer.ask({"question": "What is MLflow?"}, {}))["answer"]
+    direct = asyncio.run(loaded.answerer.ask({"question": "What is MLflow?"}, {})).text
     loaded.answerer.close()
     assert direct and client.post("/ask", json={"question": "What is MLflow?"}).json()["answer"] == direct
 

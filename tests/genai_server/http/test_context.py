@@ -13,9 +13,10 @@ from mlflow.exceptions import MlflowException
 from genai_server.answering.answerers import ThreadAnswerer
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
-INFO = {"model": "m", "model_version": "7", "prompt": "qa-simple/3"}
+INFO = ModelInfo(model="m", model_version="7", prompt="qa-simple/3")
 KEY = {"x-api-key": "secret-key-1"}
 
 

@@ -11,9 +11,10 @@ from mlflow.exceptions import MlflowException
 from genai_server.answering.answerers import ThreadAnswerer
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
-INFO = {"model": "m", "model_version": "7", "prompt": ""}
+INFO = ModelInfo(model="m", model_version="7", prompt="")
 KEY = "secret-key-1"
 
 
@@ -184,7 +185,7 @@ def test_a_fault_of_ours_is_told_without_its_traceback(path, monkeypatch):
     with app_of(Pyfunc()) as client:
         while client.get("/health/ready").status_code != 200:
             pass
-        monkeypatch.setattr(client.app.state.serving, "_done", faulty)
+        monkeypatch.setattr(client.app.state.serving, "_finish", faulty)
         response = client.post(path, json=asked(path, "a"))
     check(path, response, 500, ("server_error", "internal_error"), "", "internal_error")
     assert "ZeroDivision" not in response.text and "of no use" not in response.text

@@ -16,10 +16,11 @@ from genai_server.answering.answerers import ThreadAnswerer
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
 from genai_server.http.security import OPEN_PATHS, WEBHOOK_PATH
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
 KEYS = ("first-key-1234", "second-key-1234")
-INFO = {"model": "m", "model_version": "7", "prompt": ""}
+INFO = ModelInfo(model="m", model_version="7", prompt="")
 
 
 class Pyfunc:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from conftest import saved_model
+from conftest import REPO, saved_model
 from listening import listening, measured
 from stand_in_server import wait_until
 from tiny_model import make_gpt2
@@ -110,12 +110,18 @@ def test_what_was_never_read_is_closed_too():
 
 
 def test_a_comment_comes_whenever_nothing_else_does(monkeypatch):
-    monkeypatch.setattr(sse, "PING_EVERY_S", 0.02)
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.02)
     body = asyncio.run(body_of(Pieces(b"a", b"b", wait_s=0.15)))
-    assert [chunk for chunk in body if chunk != sse.PING] == [b"a", b"b"]
+    assert [chunk for chunk in body if chunk != sse.KEEPALIVE_COMMENT] == [b"a", b"b"]
     first, second = body.index(b"a"), body.index(b"b")
     assert first >= 2 and second - first >= 3
-    assert sse.PING.startswith(b":") and sse.PING.endswith(b"\n\n")
+    assert sse.KEEPALIVE_COMMENT.startswith(b":") and sse.KEEPALIVE_COMMENT.endswith(b"\n\n")
+
+
+def test_comments_come_as_often_as_the_docs_say_and_before_a_proxy_gives_up():
+    """nginx closes a connection on which nothing has come for 60 s."""
+    assert f"a comment line every {sse.KEEP_ALIVE_S:g} s" in (REPO / "docs" / "http_api.md").read_text("utf-8")
+    assert 1 <= sse.KEEP_ALIVE_S <= 30
 
 
 def test_no_comment_while_pieces_come():
@@ -123,13 +129,13 @@ def test_no_comment_while_pieces_come():
 
 
 def test_an_error_between_comments_is_not_lost(monkeypatch):
-    monkeypatch.setattr(sse, "PING_EVERY_S", 0.01)
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.01)
     with pytest.raises(BadQuestion):
         asyncio.run(body_of(Pieces(b"a", BadQuestion("no"), wait_s=0.03)))
 
 
 def test_a_body_that_is_not_read_to_its_end_closes_what_is_below(monkeypatch):
-    monkeypatch.setattr(sse, "PING_EVERY_S", 0.01)
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.01)
 
     async def scenario(after: int):
         pieces = Pieces(b"a", b"b", wait_s=0.05)

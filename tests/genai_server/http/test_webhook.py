@@ -23,6 +23,7 @@ from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import BadQuestion, Conflict, WrongSignature
 from genai_server.http.app import create_app
 from genai_server.http.webhook import TOLERANCE_S, AliasFollower, check, version_moved_to
+from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
 SECRET, KEY, NOW = "the-webhooks-secret", "secret-key-1", 1_800_000_000
@@ -160,7 +161,7 @@ class Registry:
     def load(self, uri: str, tracking_uri: str | None) -> LoadedModel:
         assert uri == "models:/m@champion"
         self.loads += 1
-        info = {"model": "m", "model_uri": uri, "model_version": self.version, "prompt": ""}
+        info = ModelInfo("m", uri, self.version)
         return LoadedModel(StandIn({"answer": self.version}), info)
 
     def resolve(self, uri: str, tracking_uri: str | None) -> str:
@@ -278,7 +279,7 @@ def served(mlflow_url) -> Iterator[tuple[str, MlflowClient]]:
 
     def load(uri, tracking_uri):
         found = store.get_model_version_by_alias("m", "champion")
-        info = {"model": "m", "model_uri": uri, "model_version": str(found.version), "prompt": ""}
+        info = ModelInfo("m", uri, str(found.version))
         return LoadedModel(ThreadAnswerer(Pyfunc()), info)
 
     settings = ServerSettings(

@@ -15,12 +15,15 @@ import pytest
 from conftest import StandIn, free_port
 from fastapi.testclient import TestClient
 
+from genai_server.answer import Answer
 from genai_server.answering.answerers import EngineAnswerer
+from genai_server.answering.model_output import ModelPrompt
 from genai_server.answering.predictor import LoadedModel
 from genai_server.errors import BadQuestion, NoRegistry, Overloaded, RegistryDown, UnknownPrompt
 from genai_server.http.app import create_app
+from genai_server.model_info import ModelInfo
 from genai_server.prompts.registry import StoredVersion
-from genai_server.prompts.selection import MOST_LOOKUPS, Prompts, PromptText, filled
+from genai_server.prompts.selection import MAX_LOOKUPS, Prompts, PromptText, render
 from genai_server.registry import alias_moves
 from genai_server.settings import ServerSettings
 
@@ -201,9 +204,9 @@ def test_a_folder_with_an_mlflow_for_traces_keeps_its_prompt_unless_told():
 
 def test_variables_are_filled_once_and_named_when_they_are_wrong():
     prompt = PromptText("p", 1, "{{a}} of {{ b }}", "named")
-    assert filled(prompt, {"a": "{{b}}", "b": "{{a}}"}) == "{{b}} of {{a}}"
+    assert render(prompt, {"a": "{{b}}", "b": "{{a}}"}) == "{{b}} of {{a}}"
     with pytest.raises(BadQuestion, match="missing b; unknown c, d"):
-        filled(prompt, {"a": "x", "d": "x", "c": "x"})
+        render(prompt, {"a": "x", "d": "x", "c": "x"})
 
 
 def test_a_named_one_is_kept_a_while_and_used_when_mlflow_is_gone(tmp_path):
@@ -230,7 +233,7 @@ def test_lookups_that_are_stuck_are_bounded(tmp_path, monkeypatch):
 
     async def scenario() -> None:
         prompts = Prompts(registry, 60, tmp_path / "p.json")
-        for number in range(MOST_LOOKUPS):
+        for number in range(MAX_LOOKUPS):
             with pytest.raises(RegistryDown, match="within 0.05 s"):
                 await prompts.named("qa", number, None)
         with pytest.raises(Overloaded):
@@ -254,14 +257,14 @@ class Model:
     def answer(self, model_input, params=None): ...
 
     async def ask(self, model_input, params=None, *, is_rendered=False):
-        return [{"got": model_input, "is_rendered": is_rendered}]
+        return [{"answer": (model_input, is_rendered)}]
 
     async def ask_stream(self, model_input, params=None, *, is_rendered=False):
-        yield {"got": model_input, "is_rendered": is_rendered}
+        yield {"delta": "", "answer": (model_input, is_rendered)}
 
 
 def test_the_text_of_the_prompt_takes_the_place_of_the_question():
-    async def scenario() -> list[dict]:
+    async def scenario() -> list[Answer]:
         engine = EngineAnswerer(None, Model())
         assert engine.takes_prompts
         whole = {"question": "Q", "history": [], "rendered": "In full: Q"}
@@ -269,14 +272,14 @@ def test_the_text_of_the_prompt_takes_the_place_of_the_question():
         return [await engine.ask(whole, {}), *pieces, await engine.ask({"question": "Q", "history": []}, {})]
 
     asked, streamed, plain = asyncio.run(scenario())
-    assert asked == streamed == {"got": {"question": "In full: Q", "history": []}, "is_rendered": True}
-    assert plain == {"got": {"question": "Q", "history": []}, "is_rendered": False}
+    assert asked == streamed == Answer(str(({"question": "In full: Q", "history": []}, True)))
+    assert plain == Answer(str(({"question": "Q", "history": []}, False)))
 
 
 def test_a_version_that_was_registered_earlier_takes_none():
     class Early(Model):
         async def ask(self, model_input, params=None):
-            return [{"got": model_input}]
+            return [{"answer": model_input}]
 
     assert not EngineAnswerer(None, Early()).takes_prompts
 
@@ -288,19 +291,16 @@ class Recorder(StandIn):
     """Says back what the model would get."""
 
     takes_prompts = True
-    prompt = {"name": "live-qa", "version": 1, "template": OWN}
+    prompt = ModelPrompt("live-qa", 1, OWN)
 
     def __init__(self) -> None:
         super().__init__({"answer": "", "finish_reason": "stop"})
 
-    async def ask(self, question: dict, params: dict, group: int = 0) -> dict:
-        return {**self.said, "answer": question.get("rendered", f"own: {question.get('question')}")}
+    async def ask(self, question: dict, params: dict, group: int = 0) -> Answer:
+        return Answer(question.get("rendered", f"own: {question.get('question')}"))
 
 
-INFO = {
-    "model": "m", "model_uri": "models:/m/1", "model_version": "1", "model_alias": None, "prompt": "live-qa/1",
-    "turn_format": None, "run_id": None, "base_model": None, "weights_sha256": None, "engine": {"name": "stand-in"},
-}  # fmt: skip
+INFO = ModelInfo("m", "models:/m/1", "1", prompt="live-qa/1", engine={"name": "stand-in"})
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from mlflow.exceptions import MlflowException
 
 from genai_server.http.app import create_app
-from genai_server.runtime.logs import Fault, JsonLines, set_up
+from genai_server.runtime.logs import JsonLines, Outage, set_up
 from genai_server.settings import ServerSettings
 
 KEY, WRONG_KEY, SECRET = "the-right-key-1", "the-wrong-key-1", "zebra-in-my-question"
@@ -76,12 +76,12 @@ def test_a_password_in_an_address_is_not_told(root, capsys):
 
 def test_a_fault_is_told_once_and_so_is_its_end(root, capsys):
     set_up("text", "info")
-    fault = Fault(logging.getLogger("a"), "it works again")
+    outage = Outage(logging.getLogger("a"), "it works again")
     for sentence in ("first", "second"):
-        fault.begins(sentence)
-    fault.ends()
-    fault.ends()
-    fault.begins("third")
+        outage.begin(sentence)
+    outage.end()
+    outage.end()
+    outage.begin("third")
     assert capsys.readouterr().err.splitlines() == ["first", "it works again", "third"]
 
 

@@ -16,10 +16,11 @@ from stand_in_server import wait_until
 
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http import app as app_module
+from genai_server.model_info import ModelInfo
 from genai_server.runtime import memory
 from genai_server.settings import ServerSettings
 
-INFO = {"model": "m", "model_uri": "models:/m/1", "model_version": "1", "prompt": "p/1"}
+INFO = ModelInfo(model="m", model_uri="models:/m/1", model_version="1", prompt="p/1")
 
 
 class Cycle:
@@ -52,7 +53,7 @@ def test_freed_pages_go_back():
     del kept
 
 
-def test_another_c_library_is_no_fault(monkeypatch):
+def test_another_c_library_is_no_outage(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     memory.give_back()
     memory.unmap_large_blocks()
@@ -119,7 +120,7 @@ def test_a_server_gives_back_after_requests_and_not_while_it_answers(monkeypatch
     with TestClient(app_module.create_app(ServerSettings(), lambda *_: LoadedModel(StandIn({}), INFO))) as client:
         client.get("/health/live")
         wait_until(lambda: len(given) == 1)
-        with client.app.state.serving.predictor.places.take():
+        with client.app.state.serving.predictor.slots.hold():
             client.get("/health/live")
             wait_until(lambda: client.app.state.serving.metrics.requests == 2)
             assert len(given) == 1

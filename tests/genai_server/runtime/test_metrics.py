@@ -10,9 +10,12 @@ from conftest import StandIn
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from genai_server.answer import Answer
+from genai_server.answering.model_output import answer_of, load_of
 from genai_server.answering.predictor import LoadedModel
 from genai_server.http.app import create_app
-from genai_server.runtime.metrics import PREFIX, Metrics
+from genai_server.model_info import ModelInfo
+from genai_server.runtime.metrics import PREFIX, EngineLoad, Metrics
 from genai_server.settings import ServerSettings
 
 ANSWER = {
@@ -30,8 +33,7 @@ VLLM = {
 }  # fmt: skip
 
 
-class Load:
-    running, waiting, restarts, cache_usage = 3, 2, 1, 0.25
+LOAD = EngineLoad(running=3, waiting=2, restarts=1, cache_usage=0.25)
 
 
 def samples(text: bytes) -> dict[str, list]:
@@ -51,11 +53,11 @@ def value(found: dict[str, list], name: str, **labels: str) -> float:
 
 @pytest.fixture
 def metrics():
-    return Metrics(lambda: "tiny", lambda: Load)
+    return Metrics(lambda: "tiny", lambda: LOAD)
 
 
 def test_the_names_end_like_vllms_and_all_have_our_prefix(metrics):
-    metrics.answer(ANSWER)
+    metrics.answer(answer_of(ANSWER))
     metrics.request("POST", "/ask", 200, 0.1)
     found = samples(metrics.text())
     assert {PREFIX + ending for ending in VLLM} <= set(found)
@@ -64,7 +66,7 @@ def test_the_names_end_like_vllms_and_all_have_our_prefix(metrics):
 
 def test_an_answer_is_counted_as_it_was(metrics):
     for reason in ("length", "length", "stop"):
-        metrics.answer({**ANSWER, "finish_reason": reason})
+        metrics.answer(answer_of({**ANSWER, "finish_reason": reason}))
     found = samples(metrics.text())
     assert value(found, "genai_prompt_tokens_total", model_name="tiny") == 60
     assert value(found, "genai_generation_tokens_total") == 15
@@ -82,7 +84,7 @@ def test_an_answer_is_counted_as_it_was(metrics):
 
 @pytest.mark.parametrize(("tokens", "first", "between"), [(0, 0, 0), (1, 1, 0), (2, 1, 1)])
 def test_an_answer_of_no_or_one_token_has_no_times_that_were_not_measured(metrics, tokens, first, between):
-    metrics.answer({**ANSWER, "completion_tokens": tokens})
+    metrics.answer(answer_of({**ANSWER, "completion_tokens": tokens}))
     text = metrics.text().decode()
     assert text.count('genai_time_to_first_token_seconds_count{model_name="tiny"} 1.0') == first
     assert text.count('genai_inter_token_latency_seconds_count{model_name="tiny"} 1.0') == between
@@ -97,13 +99,13 @@ def test_the_engine_is_read_at_the_scrape(metrics):
 
 
 def test_a_caller_that_left_is_counted(metrics):
-    metrics.left()
+    metrics.cancelled()
     assert value(samples(metrics.text()), "genai_requests_cancelled_total", model_name="tiny") == 1
 
 
 def test_a_model_that_was_registered_before_these_figures_has_the_others(metrics):
-    early = Metrics(lambda: "early", lambda: SimpleNamespace(running=1, waiting=0, cancelled=0, restarts=0))
-    early.answer({name: value for name, value in ANSWER.items() if name != "queued_s"})
+    early = Metrics(lambda: "early", lambda: load_of(SimpleNamespace(running=1, waiting=0, cancelled=0, restarts=0)))
+    early.answer(answer_of({name: value for name, value in ANSWER.items() if name != "queued_s"}))
     found = samples(early.text())
     assert "genai_kv_cache_usage_perc" not in found and "genai_request_queue_time_seconds_sum" not in found
     assert value(found, "genai_num_requests_running") == 1
@@ -112,7 +114,7 @@ def test_a_model_that_was_registered_before_these_figures_has_the_others(metrics
 
 def test_a_model_that_counts_nothing_has_no_invented_values():
     metrics = Metrics(lambda: "other", lambda: None)
-    metrics.answer({"answer": "a"})
+    metrics.answer(Answer("a"))
     assert samples(metrics.text()) == {}
 
 
@@ -123,11 +125,11 @@ def test_two_apps_do_not_share_their_numbers(metrics):
 
 class Counted(StandIn):
     def load(self):
-        return Load
+        return LOAD
 
 
 def test_requests_by_route_and_status_and_no_text_of_a_caller():
-    info = {"model": "tiny", "model_version": "7", "prompt": ""}
+    info = ModelInfo(model="tiny", model_version="7", prompt="")
     load = lambda *_: LoadedModel(Counted(ANSWER), info)  # noqa: E731
     with TestClient(create_app(ServerSettings(), load)) as client:
         while client.get("/health/ready").status_code != 200:

@@ -23,12 +23,15 @@ from fastapi.testclient import TestClient
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from trace_writers import forked_writers
 
+from genai_server.answer import Answer, AnswerVersions
 from genai_server.answer_request import AnswerRequest
 from genai_server.answering.answerers import Scoring, ThreadAnswerer
-from genai_server.answering.places import Places
+from genai_server.answering.model_output import answer_of
 from genai_server.answering.predictor import LoadedModel
+from genai_server.answering.queue_slots import QueueSlots
 from genai_server.http.app import create_app
-from genai_server.http.routes.scoring import _Scored, _Told
+from genai_server.http.scoring_call import ScoringCall
+from genai_server.model_info import ModelInfo
 from genai_server.runtime.metrics import Metrics
 from genai_server.settings import ServerSettings
 from genai_server.tracing import tracer as tracing
@@ -37,7 +40,8 @@ from genai_server.tracing.spool import Spool
 from genai_server.tracing.tracer import Tracer, attributes
 from genai_server.tracing.writer import Writer, _phases
 
-INFO = {"model": "tiny", "model_version": "7", "prompt": "qa-simple/3"}
+INFO = ModelInfo("tiny", model_version="7", prompt="qa-simple/3")
+VERSIONS = AnswerVersions("tiny", "7", "qa-simple/3", "model")
 ANSWER = {
     "answer": "zebra in the answer", "finish_reason": "length", "prompt_tokens": 20, "completion_tokens": 5,
     "first_token_s": 0.01, "total_s": 0.05,
@@ -193,7 +197,7 @@ def test_every_trace_has_ended_also_one_whose_root_never_comes(traces):
 
 
 def test_the_time_in_the_queue_is_a_span_of_its_own():
-    record = Tracer(1.0)._record(asked(), {**ANSWER, "queued_s": 0.004}, INFO, 10**9, 2 * 10**9)
+    record = Tracer(1.0)._record(asked(), answer_of({**ANSWER, "queued_s": 0.004}), VERSIONS, 10**9, 2 * 10**9)
     assert _phases(record) == [
         ("queue", "start_ns", "begun_ns"), ("prefill", "begun_ns", "first_token_ns"),
         ("decode", "first_token_ns", "end_ns"),
@@ -223,13 +227,13 @@ def asked(text: str = "zebra in the question") -> AnswerRequest:
 
 def test_texts_are_handed_over_only_on_request():
     for with_texts in (False, True):
-        record = Tracer(1.0, with_texts)._record(asked(), ANSWER, INFO, 1, 10**9)
+        record = Tracer(1.0, with_texts)._record(asked(), answer_of(ANSWER), VERSIONS, 1, 10**9)
         assert ("zebra in the question" in json.dumps(record)) == with_texts
         assert ("zebra in the answer" in json.dumps(record)) == with_texts
 
 
 def test_a_model_that_counts_nothing_has_empty_attributes_and_no_wrong_ones():
-    told = attributes(asked(), {"answer": "a"}, INFO)
+    told = attributes(asked(), Answer("a"), VERSIONS)
     assert told["gen_ai.usage.output_tokens"] is told["gen_ai.response.time_to_first_chunk"] is None
     assert told["gen_ai.operation.name"] == "chat"
     assert (told["gen_ai.request.stop_sequences"], told["gen_ai.request.top_p"]) == (["x"], 0.9)
@@ -246,13 +250,13 @@ class Heard:
     def answer(self, answer):
         self.counted += 1
 
-    def left(self):
+    def cancelled(self):
         self.gone += 1
 
-    def answered(self, asked, answer, info, started_ns, ended_ns):
-        self.traces.append((asked.question, answer["answer"], ended_ns - started_ns))
+    def answered(self, asked, answer, versions, started_ns, ended_ns):
+        self.traces.append((asked.question, answer.text, ended_ns - started_ns))
 
-    def failed(self, asked, error_type, info, started_ns, ended_ns):
+    def failed(self, asked, error_type, versions, started_ns, ended_ns):
         self.failures.append(error_type)
 
 
@@ -272,7 +276,8 @@ class Model:
 
 def scored(data, answers, is_stopped: bool = False) -> Heard:
     heard, scoring = Heard(), Scoring(Model(answers))
-    scored = _Scored(scoring, 5.0, _Told(heard, INFO, "id-1", None), Places(8))
+    heard.predictor = SimpleNamespace(slots=QueueSlots(8))
+    scored = ScoringCall(scoring, heard, VERSIONS, AnswerRequest({}, {}, "id-1", "invocations"), 5.0)
     if is_stopped:
         scored.stop()
     with suppress(ZeroDivisionError, mlflow.MlflowException):
@@ -349,7 +354,7 @@ def answer_time(tracer: Tracer, count: int) -> float:
     times = []
     for _ in range(count):
         started = time.perf_counter()
-        tracer.answered(asked("a" * 2000), ANSWER, INFO, 1, 10**9)
+        tracer.answered(asked("a" * 2000), answer_of(ANSWER), VERSIONS, 1, 10**9)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 
@@ -359,7 +364,7 @@ STUCK = "import time\ntime.sleep(600)\n"
 
 def test_a_share_of_the_requests_is_sampled(writer, started, monkeypatch):
     writer("")
-    monkeypatch.setattr(tracing, "HELD_LIMIT", 5000)
+    monkeypatch.setattr(tracing, "MAX_RECORDS", 5000)
     tracing.random.seed(1)
     tracer = started(0.25)
     answer_time(tracer, 2000)
@@ -404,7 +409,7 @@ def test_the_end_does_not_wait_for_a_spool_that_another_program_holds(writer, st
 def test_what_a_full_spool_does_not_take_is_dropped_and_counted(writer, started, monkeypatch, caplog):
     writer(STUCK)
     monkeypatch.setattr(tracing, "STOP_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(tracing, "HELD_LIMIT", 100)
+    monkeypatch.setattr(tracing, "MAX_RECORDS", 100)
     monkeypatch.setattr(tracing, "Spool", lambda file: Spool(file, 100_000))
     tracer = started(1.0, with_texts=True)
     for _ in range(3):
@@ -519,7 +524,7 @@ def experiment(store, monkeypatch, request) -> str:
 def record(request_id: str, second: int = 0, traceparent: str | None = None) -> dict:
     asked = AnswerRequest({"question": "a", "history": []}, {}, request_id, "ask", traceparent)
     started_ns = (10**9 + second) * 10**9
-    return Tracer(1.0)._record(asked, ANSWER, INFO, started_ns, started_ns + 10**9)
+    return Tracer(1.0)._record(asked, answer_of(ANSWER), VERSIONS, started_ns, started_ns + 10**9)
 
 
 def stored(store, experiment: str) -> list[str]:
@@ -535,7 +540,7 @@ def test_what_waited_from_an_earlier_start_is_written_in_order_and_leaves_the_sp
     spool.put(json.dumps(record(str(number), number)) for number in range(25))
     with (tmp_path / "ended").open("w+") as ended:
         monkeypatch.setattr(sys, "stdin", ended)
-        monkeypatch.setattr(trace_writer, "step_back", lambda: None)
+        monkeypatch.setattr(trace_writer, "lower_priority", lambda: None)
         monkeypatch.setattr(trace_writer, "LAST_S", 120)
         trace_writer.main(tmp_path / "traces.db")
     assert stored(store, experiment) == [str(number) for number in range(25)] and len(spool) == 0
@@ -580,7 +585,7 @@ def test_what_mlflow_cannot_take_now_stays(experiment, tmp_path, monkeypatch, ca
 
 
 def test_the_writer_lets_the_engine_go_first():
-    program = "import os\nfrom genai_server.tracing import writer\nwriter.step_back()\nprint(os.nice(0))"
+    program = "import os\nfrom genai_server.tracing import writer\nwriter.lower_priority()\nprint(os.nice(0))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) == min(19, os.nice(0) + trace_writer.NICE)
 

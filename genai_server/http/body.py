@@ -46,16 +46,16 @@ class BodyTimeout:
         await self.app(scope, receive_in_time, send)
 
 
-class DeclaredLength:
+class BodyLimit:
     """Look at Content-Length before anything is read. Pure ASGI."""
 
-    def __init__(self, app: ASGIApp, most: int):
-        self.app, self._most = app, most
+    def __init__(self, app: ASGIApp, max_bytes: int):
+        self.app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
-        if declared.isdigit() and int(declared) > self._most:
-            refusal = TooLarge(f"The body is larger than {self._most} bytes.", "Send less, or set MAX_BODY_BYTES.")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            refusal = TooLarge(f"The body is larger than {self._max_bytes} bytes.", "Send less, or set MAX_BODY_BYTES.")
             await response_for(scope["path"], refusal)(scope, receive, send)
             return
         await self.app(scope, receive, send)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from genai_server.http import former_place
-from genai_server.http.former_place import take_over
+from genai_server.http import former_files
+from genai_server.http.former_files import move_former_files
 from genai_server.settings import ServerSettings
 from genai_server.tracing.spool import Spool
 
@@ -48,11 +48,11 @@ TAKEN = {
 
 def test_it_is_moved_and_the_log_says_so_once(checkout, caplog):
     caplog.set_level("INFO")
-    take_over(ServerSettings())
+    move_former_files(ServerSettings())
     assert contents(checkout / "local_mlflow_backend") == TAKEN
     assert [path.name for path in (checkout / "local_staging").iterdir()] == ["scratch-deploy-1"]
     assert caplog.text.count("of an earlier version is now in") == 3
-    take_over(ServerSettings())
+    move_former_files(ServerSettings())
     assert caplog.text.count("of an earlier version") == 3 and contents(checkout / "local_mlflow_backend") == TAKEN
 
 
@@ -71,8 +71,8 @@ def test_a_start_that_is_killed_is_simply_made_again(checkout, monkeypatch, numb
 
     monkeypatch.setattr(os, "rename", killing)
     with pytest.raises(Killed):
-        take_over(ServerSettings())
-    take_over(ServerSettings())
+        move_former_files(ServerSettings())
+    move_former_files(ServerSettings())
     assert contents(checkout / "local_mlflow_backend") == TAKEN
 
 
@@ -83,7 +83,7 @@ def test_what_is_there_already_is_added_to(checkout):
     (now / "feedback.jsonl.7").write_text("before\n")
     (now / "prompt.json").write_text("a newer copy")
     put(now / "traces-0123456789ab.db", "third")
-    take_over(ServerSettings())
+    move_former_files(ServerSettings())
     assert contents(now) == {
         "feedback.jsonl": "now\n", "feedback.jsonl.7": "before\n", "feedback.jsonl.8": "older\n",
         "feedback.jsonl.9": "newer\n", "prompt.json": "a newer copy",
@@ -93,19 +93,19 @@ def test_what_is_there_already_is_added_to(checkout):
 
 def test_traces_that_another_server_still_writes_wait_for_the_next_start(checkout, monkeypatch, caplog):
     file = checkout / "local_staging" / "traces-0123456789ab.db"
-    monkeypatch.setattr(former_place, "LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(former_files, "LOCK_TIMEOUT_S", 0.1)
     with closing(Spool(file)) as theirs:
-        take_over(ServerSettings())
+        move_former_files(ServerSettings())
         assert "stays where it is, until the next start" in caplog.text and file.exists()
         theirs.put(["third"])
-    take_over(ServerSettings())
+    move_former_files(ServerSettings())
     assert contents(checkout / "local_mlflow_backend")[file.name] == ["first", "second", "third"]
 
 
 def test_a_damaged_file_stays_and_harms_nothing(checkout, caplog):
     file = checkout / "local_staging" / "traces-0123456789ab.db"
     file.write_text("no database, whatever its name says" * 100)
-    take_over(ServerSettings())
+    move_former_files(ServerSettings())
     assert file.exists() and "file is not a database" in caplog.text
     assert (checkout / "local_mlflow_backend" / "feedback.jsonl.2").exists()
 
@@ -119,20 +119,20 @@ def test_traces_of_a_killed_server_are_in_a_second_file_too_and_come_along(check
         os._exit(0)  # as if killed: nothing is closed
     os.waitpid(pid, 0)
     assert file.with_name(f"{file.name}-wal").stat().st_size
-    take_over(ServerSettings())
+    move_former_files(ServerSettings())
     assert contents(checkout / "local_mlflow_backend")[file.name] == ["unsent"]
 
 
 def test_other_places_are_not_ours_to_move(checkout):
     settings = ServerSettings(feedback_file=str(checkout / "data" / "feedback.jsonl"), prompt_file="data/prompt.json")
-    take_over(settings)
+    move_former_files(settings)
     assert not (checkout / "data").exists() and (checkout / "local_staging" / "feedback.jsonl").exists()
 
 
 def test_where_nothing_was_left_nothing_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    take_over(ServerSettings())
+    move_former_files(ServerSettings())
     assert not list(tmp_path.iterdir())
     with pytest.raises(sqlite3.OperationalError):
-        former_place._move_spool(tmp_path / "traces-a.db", tmp_path / "to.db")
+        former_files._move_spool(tmp_path / "traces-a.db", tmp_path / "to.db")
     assert not list(tmp_path.iterdir())

@@ -1,7 +1,7 @@
-"""Takes over what servers of earlier versions left in `local_staging/`, where `make clean` deletes: feedback, traces
-that MLflow does not have yet, the prompt's last good copy.
+"""Moves the files that earlier versions of the server wrote into `local_staging/`, which `make clean` empties:
+feedback, traces that MLflow does not have yet, the last good copy of the prompt.
 
-Each file is renamed, so that a start that is killed is simply made again.
+Each file is renamed, so a start that is killed can simply be repeated.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FORMER_FOLDER = "local_staging"  # beside DATA_FOLDER
 LOCK_TIMEOUT_S = 1.0
 
 
-def take_over(settings: ServerSettings) -> None:
+def move_former_files(settings: ServerSettings) -> None:
     """Move the files into the folder that the settings name, where that is the usual one; the log says which."""
     ledger, prompt = Path(settings.feedback_file).absolute(), Path(settings.prompt_file).absolute()
     if ledger.parent.name == DATA_FOLDER:
         former = ledger.parent.parent / FORMER_FOLDER
-        _move(former / ledger.name, ledger, lambda file, to: Ledger(to).take_over(file))
+        _move(former / ledger.name, ledger, lambda file, to: Ledger(to).absorb(file))
         for spool in sorted(former.glob("traces-*.db")):
             _move(spool, ledger.with_name(spool.name), _move_spool)
     if prompt.parent.name == DATA_FOLDER and not prompt.exists():

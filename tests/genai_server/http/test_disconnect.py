@@ -14,9 +14,9 @@ from listening import listening, measured
 from stand_in_server import wait_until
 from tiny_model import make_gpt2
 
-from genai_server.errors import BadQuestion, CallerLeft
+from genai_server.errors import BadQuestion, ClientDisconnected
 from genai_server.http.app import create_app
-from genai_server.http.leaving import while_wanted
+from genai_server.http.disconnect import unless_disconnected
 from genai_server.settings import ServerSettings
 
 LONG = {"question": "What is MLflow?", "max_new_tokens": 1024}
@@ -50,7 +50,7 @@ def test_what_is_wanted_is_returned_or_raised():
                 raise error
             return 5
 
-        return await while_wanted(Request(), work())
+        return await unless_disconnected(Request(), work())
 
     assert asyncio.run(scenario(None)) == 5
     with pytest.raises(BadQuestion):
@@ -69,12 +69,12 @@ def test_what_nobody_wants_any_more_is_cancelled(who):
 
     async def scenario():
         request = Request()
-        waiting = asyncio.create_task(while_wanted(request, work()))
+        waiting = asyncio.create_task(unless_disconnected(request, work()))
         await asyncio.sleep(0.01)
         request.gone.set() if who == "caller" else waiting.cancel()
         await waiting
 
-    with pytest.raises(CallerLeft if who == "caller" else asyncio.CancelledError):
+    with pytest.raises(ClientDisconnected if who == "caller" else asyncio.CancelledError):
         asyncio.run(scenario())
     assert ended == [True]
 
