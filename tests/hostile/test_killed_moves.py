@@ -48,8 +48,8 @@ model_registry.promote(model_registry.candidate("qa"))
 """
 MODEL_ROLLBACK = """
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.stages.rollback import roll_back
-roll_back(E2EConfig(registered_model_name="qa"))
+from genai_lifecycle.stages.rollback import RollbackSettings, roll_back
+roll_back(E2EConfig(registered_model_name="qa"), RollbackSettings())
 """
 SERVER = """
 import mlflow

@@ -138,7 +138,7 @@ def test_the_password_is_nowhere(life):
     )
     if dumped.returncode == 0:
         assert not any(secret in dumped.stdout for secret in secrets)
-    assert life.uri not in " ".join(ui_command(E2EConfig(backend_store_uri=life.uri)))
+    assert life.uri not in " ".join(ui_command(E2EConfig(backend_store_uri=life.uri), 5050))
 
 
 def test_as_the_backend_store_without_a_server_and_with_the_password_in_the_environment(

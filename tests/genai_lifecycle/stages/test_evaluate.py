@@ -21,7 +21,7 @@ from genai_lifecycle.evaluation.results import EvaluationResult
 from genai_lifecycle.prompts import promotion
 from genai_lifecycle.stages import evaluate as stage
 from genai_lifecycle.stages.evaluate import run_evaluation
-from genai_lifecycle.stages.rollback import roll_back
+from genai_lifecycle.stages.rollback import RollbackSettings, roll_back
 from genai_lifecycle.store import prompt_registry as registry
 from genai_lifecycle.store import traces
 
@@ -206,10 +206,10 @@ def test_worse_on_purpose_is_refused_better_is_promoted_and_rollback_restores(co
     assert not refused.allowed and refused.reasons[0].startswith("worse than gated/2"), "what is wrong comes first"
     assert live("gated") == better
 
-    config = dataclasses.replace(life.config, prompt=("gated",))
-    (result,) = roll_back(config)
+    gated = RollbackSettings(prompt=("gated",))
+    (result,) = roll_back(life.config, gated)
     assert (result.name, result.version, result.replaced, live("gated")) == ("gated", "1", "2", worse)
-    roll_back(config)
+    roll_back(life.config, gated)
     assert live("gated") == better
 
 
