@@ -161,60 +161,13 @@ class E2EConfig(Settings):
     )
     seed: int = setting(0, "seed of the intervals' resampling", limits=(0, 2**63 - 1), metavar="N")
     gate: Path = setting(
-        settings_file("gate.yaml"), "what a version must show to replace the one in use", metavar="FILE",
-        group="gate",
-    )  # fmt: skip
-    override_gate: bool = setting(False, "let the version pass whatever the gate finds; recorded", group="gate")
+        settings_file("gate.yaml"), "what a version must show to replace the one in use", metavar="FILE"
+    )
+    override_gate: bool = setting(False, "let the version pass whatever the gate finds; recorded")
     serving_experiment: str = setting(
         "serving", "MLflow experiment of the servers' traces", env="TRACE_EXPERIMENT", metavar="NAME"
     )
     feedback_file: Path = setting(FEEDBACK_FILE, "a server's ledger of feedback", env="FEEDBACK_FILE", metavar="FILE")
-
-    prompt: tuple[str, ...] = setting(
-        (), "NAME@ALIAS, NAME/VERSION or NAME, may be given again; the model's own when left out",
-        metavar="PROMPT", group="evaluate",
-    )  # fmt: skip
-    model_version: tuple[str, ...] = setting(
-        (), "number or alias, may be given again; the champion, else the candidate, when left out",
-        metavar="VERSION", group="evaluate",
-    )  # fmt: skip
-    scorer: tuple[str, ...] = setting(
-        (), "a scorer of mlflow.genai, for example Correctness; may be given again", metavar="NAME", group="evaluate"
-    )
-    label: str | None = setting(
-        None, "a word to find the runs by; the case file's name when left out", metavar="WORD", group="evaluate"
-    )
-    promote: bool = setting(False, "the best prompt goes into production where the gate lets it", group="evaluate")
-    prompt_action: str | None = setting(
-        None, "list (when left out), show, create, update, diff, delete, alias, rollback or history",
-        flag="prompt_action", metavar="ACTION", group="prompts",
-    )  # fmt: skip
-    prompt_name: str | None = setting(
-        None, "the prompt's name; every action but list needs it", flag="--name", metavar="NAME", group="prompts"
-    )
-    prompt_template: str | None = setting(
-        None, "its text: {{question}} is a variable, a single { is text", flag="--template", metavar="TEXT",
-        group="prompts",
-    )  # fmt: skip
-    prompt_template_file: Path | None = setting(
-        None, "the same from a file; its last line break goes", flag="--template-file", metavar="FILE", group="prompts"
-    )
-    prompt_commit_message: str = setting(
-        "", "why there is a new version", flag="--commit-message", metavar="TEXT", group="prompts"
-    )
-    prompt_tags: tuple[str, ...] = setting(
-        (), "of the version; may be given again", flag="--tag", metavar="KEY=VALUE", group="prompts"
-    )
-    prompt_version: int | None = setting(
-        None, "show, diff, delete, alias: which version", flag="--version", metavar="NUMBER", group="prompts"
-    )
-    prompt_alias: str | None = setting(
-        None, "show, diff, alias: for example production", flag="--alias", metavar="ALIAS", group="prompts"
-    )
-    even_in_production: bool = setting(
-        False, "delete: what is in production too; servers then use the prompt frozen in their model", group="prompts"
-    )
-    json: bool = setting(False, "print JSON, for programs", group="prompts")
 
     tracking_uri: str | None = setting(
         None, "MLflow server or store; when left out, one on port 5050, else the database below",

@@ -18,10 +18,11 @@ from genai_lifecycle.monitoring.report import MonitorReport
 from genai_lifecycle.serving.client import first_key
 from genai_lifecycle.stages.clean import Cleaning, CleanSettings, clean
 from genai_lifecycle.stages.deploy import DeploymentResult, DeploySettings, deploy_model
+from genai_lifecycle.stages.evaluate import EvaluateSettings, run_evaluation
 from genai_lifecycle.stages.export import ExportResult, ExportSettings, export_model
 from genai_lifecycle.stages.import_feedback import FeedbackImport, ImportFeedbackSettings, import_feedback
 from genai_lifecycle.stages.monitor import MonitorSettings, run_monitor
-from genai_lifecycle.stages.prompts import PromptsResult
+from genai_lifecycle.stages.prompts import PromptsResult, PromptsSettings, run_prompts
 from genai_lifecycle.stages.rollback import RollbackResult, RollbackSettings, roll_back
 from genai_lifecycle.stages.serve import ServePlan, ServeSettings, serve_plan
 from genai_lifecycle.stages.test import VerificationReport, verify_candidate
@@ -79,7 +80,7 @@ class MLflow3E2ELifecycle:
             return run_experiment(self.config, self.source, self.store)
 
     def deploy(
-        self, experiment: EvaluationResult | None = None, settings: DeploySettings = DeploySettings()
+        self, settings: DeploySettings = DeploySettings(), *, experiment: EvaluationResult | None = None
     ) -> DeploymentResult:
         """Register the model with the prompt in production as `candidate`.
 
@@ -107,13 +108,10 @@ class MLflow3E2ELifecycle:
         with self._alone():
             return verify_candidate(self.config, self.store, deployment.model_version if deployment else None)
 
-    def prompts(self) -> PromptsResult:
+    def prompts(self, settings: PromptsSettings = PromptsSettings()) -> PromptsResult:
         """One action on the prompts. Takes no lock: a rollback must not wait for an experiment."""
-        from genai_lifecycle.stages.prompts import run_prompts, wish_of
-
-        wish = wish_of(self.config)
         _ = self.store  # MLflow points at it from here on
-        return run_prompts(wish, self._prompt_gate)
+        return run_prompts(settings, self._prompt_gate)
 
     def _prompt_gate(self) -> Gate:
         from genai_lifecycle.evaluation.evidence import StoredEvidence
@@ -122,12 +120,10 @@ class MLflow3E2ELifecycle:
 
         return Gate(load_policy(self.config.gate, "prompt"), StoredEvidence(), self.config.seed)
 
-    def evaluate(self) -> EvaluationResult:
+    def evaluate(self, settings: EvaluateSettings = EvaluateSettings()) -> EvaluationResult:
         """Prompt versions over a case file, through a registered model."""
-        from genai_lifecycle.stages.evaluate import run_evaluation
-
         with self._alone():
-            return run_evaluation(self.config, self.store)
+            return run_evaluation(self.config, self.store, settings)
 
     def rollback(self, settings: RollbackSettings = RollbackSettings()) -> tuple[RollbackResult, ...]:
         """Put the former champion, or the named prompts' former version, back. Takes no lock: it may be urgent."""
@@ -190,7 +186,7 @@ class MLflow3E2ELifecycle:
 
         with self._alone():
             experiment = timed("experiment", self.experiment)
-            deployment = timed("deploy", lambda: self.deploy(experiment, deploy))
+            deployment = timed("deploy", lambda: self.deploy(deploy, experiment=experiment))
             return LifecycleResult(
                 experiment=experiment,
                 deployment=deployment,

@@ -30,9 +30,11 @@ from genai_lifecycle.stages.chat import HELP, ChatSettings, Session, open_partne
 from genai_lifecycle.stages.clean import CleanSettings
 from genai_lifecycle.stages.deploy import DeploySettings
 from genai_lifecycle.stages.doctor import DoctorSettings, examine, has_problem
+from genai_lifecycle.stages.evaluate import EvaluateSettings
 from genai_lifecycle.stages.export import ExportSettings
 from genai_lifecycle.stages.import_feedback import ImportFeedbackSettings
 from genai_lifecycle.stages.monitor import MonitorSettings
+from genai_lifecycle.stages.prompts import PromptsSettings
 from genai_lifecycle.stages.relocate import RelocateSettings, relocate
 from genai_lifecycle.stages.rollback import RollbackSettings
 from genai_lifecycle.stages.serve import ServeSettings, StartSettings, run_server
@@ -122,12 +124,12 @@ def _server_config(config: E2EConfig, settings: ServerConfigSettings) -> None:
     print(describe(replace(config, backend_store_uri=config.database_uri), settings))
 
 
-def _prompts(config: E2EConfig) -> None:
+def _prompts(config: E2EConfig, settings: PromptsSettings) -> None:
     lifecycle = MLflow3E2ELifecycle(config, writes=False)
-    if config.json:
-        print(json.dumps(asdict(lifecycle.prompts()), indent=2, ensure_ascii=False))
+    result = lifecycle.prompts(settings)
+    if settings.json:
+        print(json.dumps(asdict(result), indent=2, ensure_ascii=False))
         return
-    result = lifecycle.prompts()
     print(f"Tracking   {lifecycle.store.description}\n")
     print(prompts_text.text_of(config, result))
 
@@ -137,9 +139,9 @@ def _ui(config: E2EConfig, settings: UiSettings) -> None:
     run_ui(config, settings, tell=_tell)
 
 
-def _evaluate(config: E2EConfig) -> None:
+def _evaluate(config: E2EConfig, settings: EvaluateSettings) -> None:
     require_writable(config, "staging_dir")
-    result = _opened(config, needs_model=False).evaluate()
+    result = _opened(config, needs_model=False).evaluate(settings)
     _tell(evaluation_text.of_evaluation(result))
     if result.decision is not None and not result.decision.allowed:
         raise GateRefused(
@@ -207,7 +209,7 @@ def _all(config: E2EConfig, deploy: DeploySettings, serve: ServeSettings, export
     _tell(life_text.of_summary(config, serve, lifecycle.source, result))
 
 
-_LIFE = ("model", "cases", "max_new_tokens", "seed", "gate", "judge_model")  # of an experiment
+_LIFE = ("model", "cases", "max_new_tokens", "seed", "gate", "override_gate", "judge_model")  # of an experiment
 
 MODES: dict[str, Mode] = {
     "experiment": Mode(
@@ -219,7 +221,7 @@ MODES: dict[str, Mode] = {
     ),
     "test": Mode(
         _test, "test the candidate in a fresh process; it becomes champion when it passes",
-        shared=("cases", "seed", "gate"),
+        shared=("cases", "seed", "gate", "override_gate"),
     ),
     "serve": Mode(
         _serve, "print how to serve the champion; with --start, run the server", (ServeSettings, StartSettings),
@@ -240,11 +242,11 @@ MODES: dict[str, Mode] = {
     ),
     "prompts": Mode(
         _prompts, "list, show, create, update, diff, delete, alias, roll back prompts, or their history",
-        shared=("prompts", "seed", "gate"),
+        (PromptsSettings,), shared=("seed", "gate"),
     ),
     "evaluate": Mode(
         _evaluate, "score prompts and versions over a case file (--cases), compare them; --promote the best",
-        shared=("evaluate", "cases", "max_new_tokens", "seed", "gate", "judge_model"),
+        (EvaluateSettings,), shared=("cases", "max_new_tokens", "seed", "gate", "override_gate", "judge_model"),
     ),
     "rollback": Mode(
         _rollback, "put the former champion back; with --prompt NAME, the prompt's former version", (RollbackSettings,)
