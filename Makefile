@@ -73,9 +73,9 @@ fix: install  ## repair what can be repaired by a program
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install  ## write docs/cli.md from --help, and the bundle's openapi.json from the server
-	{ printf '# Command line\n\nThis page is the output of `python e2e_mlflow.py --help`; a test compares the two.\n\n```\n'; \
-	  COLUMNS=110 $(BIN)/python e2e_mlflow.py --help; printf '```\n'; } > docs/cli.md
+docs: install  ## write docs/cli.md from the modes' --help, and the bundle's openapi.json from the server
+	COLUMNS=110 $(BIN)/python -c "from genai_lifecycle.cli.main import MODES; from genai_lifecycle.cli.flags import reference; \
+	  print(reference(MODES), end='')" > docs/cli.md
 	$(BIN)/python -c "import json; from genai_server.http.app import create_app; from genai_server.settings import ServerSettings; \
 	  print(json.dumps(create_app(ServerSettings()).openapi(), indent=2, ensure_ascii=False))" > demo_serving/package/openapi.json
 

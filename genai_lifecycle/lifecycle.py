@@ -15,15 +15,18 @@ from genai_lifecycle.errors import ExportDeclined
 from genai_lifecycle.evaluation.results import EvaluationResult
 from genai_lifecycle.models.source import ModelSource, find_model
 from genai_lifecycle.monitoring.report import MonitorReport
-from genai_lifecycle.stages.clean import Cleaning
-from genai_lifecycle.stages.deploy import DeploymentResult
-from genai_lifecycle.stages.export import ExportResult
-from genai_lifecycle.stages.import_feedback import FeedbackImport
-from genai_lifecycle.stages.prompts import PromptsResult
-from genai_lifecycle.stages.rollback import RollbackResult
-from genai_lifecycle.stages.serve import ServePlan
-from genai_lifecycle.stages.test import VerificationReport
-from genai_lifecycle.stages.verify import ServerComparison
+from genai_lifecycle.serving.client import first_key
+from genai_lifecycle.stages.clean import Cleaning, CleanSettings, clean
+from genai_lifecycle.stages.deploy import DeploymentResult, DeploySettings, deploy_model
+from genai_lifecycle.stages.evaluate import EvaluateSettings, run_evaluation
+from genai_lifecycle.stages.export import ExportResult, ExportSettings, export_model
+from genai_lifecycle.stages.import_feedback import FeedbackImport, ImportFeedbackSettings, import_feedback
+from genai_lifecycle.stages.monitor import MonitorSettings, run_monitor
+from genai_lifecycle.stages.prompts import PromptsResult, PromptsSettings, run_prompts
+from genai_lifecycle.stages.rollback import RollbackResult, RollbackSettings, roll_back
+from genai_lifecycle.stages.serve import ServePlan, ServeSettings, serve_plan
+from genai_lifecycle.stages.test import VerificationReport, verify_candidate
+from genai_lifecycle.stages.verify import ServerComparison, VerifySettings, compare_server
 from genai_lifecycle.store import runs
 from genai_lifecycle.store.store_lock import only_run_on
 from genai_lifecycle.store.tracking_store import Store, open_store
@@ -76,22 +79,25 @@ class MLflow3E2ELifecycle:
         with self._alone():
             return run_experiment(self.config, self.source, self.store)
 
-    def deploy(self, experiment: EvaluationResult | None = None) -> DeploymentResult:
+    def deploy(
+        self, settings: DeploySettings = DeploySettings(), *, experiment: EvaluationResult | None = None
+    ) -> DeploymentResult:
         """Register the model with the prompt in production as `candidate`.
 
         Args:
             experiment: the one just made; None = what it left is looked up.
         """
         from genai_lifecycle.prompts.production import prompt_in_production, require_question
-        from genai_lifecycle.stages.deploy import deploy_model
 
         with self._alone():
             if experiment is not None and experiment.in_production is not None:
                 prompt = require_question(experiment.in_production)
-                return deploy_model(self.config, self.source, self.store, prompt, experiment.metrics_of(prompt))
+                metrics = experiment.metrics_of(prompt)
+                return deploy_model(self.config, self.source, self.store, prompt, metrics, settings)
             prompt = prompt_in_production(self.config, self.store)
             identity = {"prompt": str(prompt), "weights_sha256": self.source.weights_sha256}
-            return deploy_model(self.config, self.source, self.store, prompt, runs.measured(self.store, identity))
+            measured = runs.measured(self.store, identity)
+            return deploy_model(self.config, self.source, self.store, prompt, measured, settings)
 
     def test(self, deployment: DeploymentResult | None = None) -> VerificationReport:
         """Test the candidate in a fresh process; it becomes champion when it passes.
@@ -99,18 +105,13 @@ class MLflow3E2ELifecycle:
         Args:
             deployment: the one just made; None = the version with the alias `candidate`.
         """
-        from genai_lifecycle.stages.test import verify_candidate
-
         with self._alone():
             return verify_candidate(self.config, self.store, deployment.model_version if deployment else None)
 
-    def prompts(self) -> PromptsResult:
+    def prompts(self, settings: PromptsSettings = PromptsSettings()) -> PromptsResult:
         """One action on the prompts. Takes no lock: a rollback must not wait for an experiment."""
-        from genai_lifecycle.stages.prompts import run_prompts, wish_of
-
-        wish = wish_of(self.config)
         _ = self.store  # MLflow points at it from here on
-        return run_prompts(wish, self._prompt_gate)
+        return run_prompts(settings, self._prompt_gate)
 
     def _prompt_gate(self) -> Gate:
         from genai_lifecycle.evaluation.evidence import StoredEvidence
@@ -119,59 +120,49 @@ class MLflow3E2ELifecycle:
 
         return Gate(load_policy(self.config.gate, "prompt"), StoredEvidence(), self.config.seed)
 
-    def evaluate(self) -> EvaluationResult:
+    def evaluate(self, settings: EvaluateSettings = EvaluateSettings()) -> EvaluationResult:
         """Prompt versions over a case file, through a registered model."""
-        from genai_lifecycle.stages.evaluate import run_evaluation
-
         with self._alone():
-            return run_evaluation(self.config, self.store)
+            return run_evaluation(self.config, self.store, settings)
 
-    def rollback(self) -> tuple[RollbackResult, ...]:
+    def rollback(self, settings: RollbackSettings = RollbackSettings()) -> tuple[RollbackResult, ...]:
         """Put the former champion, or the named prompts' former version, back. Takes no lock: it may be urgent."""
-        from genai_lifecycle.stages.rollback import roll_back
-
         _ = self.store  # MLflow points at it from here on
-        return roll_back(self.config)
+        return roll_back(self.config, settings)
 
-    def import_feedback(self) -> FeedbackImport:
+    def import_feedback(self, settings: ImportFeedbackSettings = ImportFeedbackSettings()) -> FeedbackImport:
         """A server's ledger of feedback onto its traces, and into a case file. Has a lock of its own."""
-        from genai_lifecycle.stages.import_feedback import import_feedback
+        return import_feedback(self.config, self.store, settings)
 
-        return import_feedback(self.config, self.store)
-
-    def monitor(self) -> MonitorReport:
+    def monitor(self, settings: MonitorSettings = MonitorSettings()) -> MonitorReport:
         """The servers' last days as figures, limits and drift. Takes no lock: a scheduler must not wait for a run."""
-        from genai_lifecycle.stages.monitor import run_monitor
+        return run_monitor(self.config, self.store, settings)
 
-        return run_monitor(self.config, self.store)
-
-    def serve(self) -> ServePlan:
+    def serve(self, settings: ServeSettings = ServeSettings()) -> ServePlan:
         """The commands that serve the registered model."""
-        from genai_lifecycle.stages.serve import serve_plan
+        return serve_plan(self.config, self.store, settings)
 
-        return serve_plan(self.config, self.store)
+    def export(self, settings: ExportSettings = ExportSettings()) -> ExportResult:
+        """Write the bundle of the champion, or of the version that the settings name. The store is only read."""
+        return export_model(self.config, self.store, settings)
 
-    def export(self) -> ExportResult:
-        """Write the bundle of the champion, or of the version that the configuration names. The store is only read."""
-        from genai_lifecycle.stages.export import export_model
-
-        return export_model(self.config, self.store)
-
-    def verify(self) -> ServerComparison:
+    def verify(self, settings: VerifySettings) -> ServerComparison:
         """A running server beside the registry; changes nothing."""
-        from genai_lifecycle.serving.client import first_key
-        from genai_lifecycle.stages.verify import compare_server
+        return compare_server(self.config, settings, first_key())
 
-        return compare_server(self.config, first_key())
+    def clean(self, settings: CleanSettings = CleanSettings()) -> Cleaning:
+        """What may be removed; it is, when the settings say `apply`."""
+        with self._alone() if settings.apply else nullcontext():
+            return clean(self.config, self.store, settings)
 
-    def clean(self) -> Cleaning:
-        """What may be removed; it is, when the configuration says `apply`."""
-        from genai_lifecycle.stages.clean import clean
-
-        with self._alone() if self.config.apply else nullcontext():
-            return clean(self.config, self.store)
-
-    def run_all(self, done: Callable[[str, object], None] = lambda stage, result: None) -> LifecycleResult:
+    def run_all(
+        self,
+        done: Callable[[str, object], None] = lambda stage, result: None,
+        *,
+        deploy: DeploySettings = DeploySettings(),
+        serve: ServeSettings = ServeSettings(),
+        export: ExportSettings = ExportSettings(),
+    ) -> LifecycleResult:
         """Every stage in order; stops at the first LifecycleError. `done` is told each stage's result.
 
         An export that is declined is no failure: the version is registered, tested and can be served.
@@ -179,9 +170,9 @@ class MLflow3E2ELifecycle:
         seconds: dict[str, float] = {}
         declined: list[str] = []
 
-        def export() -> ExportResult | None:
+        def exported() -> ExportResult | None:
             try:
-                return self.export()
+                return self.export(export)
             except ExportDeclined as exc:
                 declined.append(str(exc))
                 return None
@@ -195,13 +186,13 @@ class MLflow3E2ELifecycle:
 
         with self._alone():
             experiment = timed("experiment", self.experiment)
-            deployment = timed("deploy", lambda: self.deploy(experiment))
+            deployment = timed("deploy", lambda: self.deploy(deploy, experiment=experiment))
             return LifecycleResult(
                 experiment=experiment,
                 deployment=deployment,
                 report=timed("test", lambda: self.test(deployment)),
-                serve=timed("serve", self.serve),
-                export=timed("export", export),
+                serve=timed("serve", lambda: self.serve(serve)),
+                export=timed("export", exported),
                 export_declined="".join(declined),
                 seconds=seconds,
             )

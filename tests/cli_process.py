@@ -18,6 +18,18 @@ import forked
 REPO = Path(__file__).resolve().parents[1]
 
 
+def arguments_for(mode: str, *words: str) -> list[str]:
+    """`--mode MODE` with those of the flags that the mode knows: a test gives every mode of a life the same ones."""
+    from genai_lifecycle.cli.main import MODES
+
+    known, taken = [], True
+    for word in words:
+        if word.startswith("-"):
+            taken = word in (*MODES[mode].flags, "-v")
+        known += [word] if taken else []
+    return ["--mode", mode, *known]
+
+
 def run_cli(
     arguments: Sequence[str], *, killed_at: tuple[str, int] | None = None, cwd: Path = REPO, **environment: str
 ) -> forked.CompletedProcess[str]:

@@ -10,9 +10,9 @@ from genai_lifecycle.runtime.addresses import SQLITE, sqlite_file
 from genai_lifecycle.runtime.s3_address import is_s3
 
 
-def require_bundle_place(config: E2EConfig) -> None:
-    """Raises BundleError unless a bundle may be written to `config.output_dir`."""
-    bundle.check_target(config.output_dir, overwrite=config.overwrite, keep=kept(config))
+def require_bundle_place(config: E2EConfig, folder: Path, *, overwrite: bool) -> None:
+    """Raises BundleError unless a bundle may be written to `folder`."""
+    bundle.check_target(folder, overwrite=overwrite, keep=kept(config))
 
 
 def kept(config: E2EConfig) -> list[Path]:

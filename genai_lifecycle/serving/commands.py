@@ -5,16 +5,11 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from dataclasses import fields
 from pathlib import Path
 
-from genai_lifecycle.config import CHECKOUT, IS_CHECKOUT, PROGRAM, E2EConfig
+from genai_lifecycle.config import CHECKOUT, IS_CHECKOUT, PROGRAM, STORE, E2EConfig
 from genai_lifecycle.runtime.addresses import without_password
-
-# Settings that decide where a later mode looks for what this one left.
-_PLACES = (
-    "tracking_uri", "backend_store_uri", "data_dir", "s3_endpoint_url", "experiment_name", "registered_model_name",
-)  # fmt: skip
+from genai_lifecycle.settings import settings_of
 
 
 def mode_command(config: E2EConfig, mode: str, *more: str) -> str:
@@ -58,13 +53,12 @@ def mlflow() -> str:
 
 def _place_flags(config: E2EConfig) -> list[str]:
     """Flags for the places that are not the default; a password in an address is left to the environment."""
-    defaults = {field.name: field.default for field in fields(E2EConfig)}
     flags = []
-    for name in _PLACES:
-        value = getattr(config, name)
-        if value is None or value == defaults[name]:
+    for item in settings_of(E2EConfig):
+        value = getattr(config, item.name)
+        if item.group != STORE or value in (None, item.default):
             continue
-        if value != without_password(value) and name in config.from_environment:
+        if value != without_password(value) and item.name in config.from_environment:
             continue
-        flags += [f"--{name.replace('_', '-')}", without_password(value)]
+        flags += [item.flag, without_password(value)]
     return flags

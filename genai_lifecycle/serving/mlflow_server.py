@@ -1,83 +1,25 @@
-"""How to run an MLflow server over the storage of a configuration: commands as text, secrets left out."""
+"""The command of an MLflow server over the storage of a configuration."""
 
 from __future__ import annotations
 
-import os
-import shlex
-
-from genai_lifecycle.config import LOCAL_SERVER_PORT, PROGRAM, E2EConfig
-from genai_lifecycle.runtime.addresses import without_password
-from genai_lifecycle.runtime.s3_address import is_s3
-from genai_lifecycle.store.s3.session import CHECKSUMS, ENDPOINT
+from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.store.tracking_store import absolute
 
-MINIO_IMAGE = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"  # MinIO's last community image; gone from Docker Hub
 
-
-def server_command(config: E2EConfig, host: str = "127.0.0.1") -> list[str]:
+def server_command(config: E2EConfig, port: int, host: str = "127.0.0.1") -> list[str]:
     """The `mlflow server` command for the backend store and artifact root of `config`.
 
     Artifacts go through the server, so their addresses stay valid when the folder moves.
     """
-    return [*base_command(config, host), "--artifacts-destination", absolute(config.data_dir)]
+    return [*base_command(config, host, port), "--artifacts-destination", absolute(config.data_dir)]
 
 
-def base_command(config: E2EConfig, host: str) -> list[str]:
+def base_command(config: E2EConfig, host: str, port: int) -> list[str]:
     """The part that says where to listen and which database to use."""
     return [
         "mlflow", "server",
         "--host", host,
-        "--port", str(config.port or LOCAL_SERVER_PORT),
+        "--port", str(port),
         "--workers", "1",
         "--backend-store-uri", config.backend_store_uri,
     ]  # fmt: skip
-
-
-def describe(config: E2EConfig) -> str:
-    """What `--mode server-config` prints."""
-    command = " ".join(shlex.quote(without_password(word)) for word in server_command(config))
-    port = config.port or LOCAL_SERVER_PORT
-    return "\n".join(
-        [
-            *(_s3_environment(config) if is_s3(config.data_dir) else []),
-            "An MLflow server over this storage:",
-            f"  {command}",
-            "",
-            "Every mode uses it by itself when it listens on port 5050; on another port or host:",
-            f"  {PROGRAM} --mode all --tracking-uri http://127.0.0.1:{port}",
-            "",
-            "It is not needed: without a server the same database is used directly. `--mode ui` runs one for looking",
-            "around. For access from other machines add --host 0.0.0.0 and --allowed-hosts NAME,NAME:* in front of a",
-            "proxy that asks for a password.",
-            *(_minio() if is_s3(config.data_dir) else []),
-        ]
-    )
-
-
-def _s3_environment(config: E2EConfig) -> list[str]:
-    """What the server's environment needs: it alone holds the keys, its clients need none."""
-    settings = {ENDPOINT: config.s3_endpoint_url} | CHECKSUMS if config.s3_endpoint_url else {}
-    return [
-        "The server alone goes to S3. It finds its keys where every AWS program does: AWS_ACCESS_KEY_ID and",
-        "AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the machine's role. In its environment:",
-        *(f"  export {name}={shlex.quote(value)}" for name, value in settings.items()),
-        f"  export AWS_DEFAULT_REGION={shlex.quote(_region())}",
-        "",
-    ]
-
-
-def _region() -> str:
-    return os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-
-
-def _minio() -> list[str]:
-    """A store to try it with. Docker takes the keys from the environment, so they are in no list of processes."""
-    return [
-        "",
-        "A store of your own, MinIO, with the same two keys (the secret has 8 characters or more):",
-        '  MINIO_ROOT_USER="$AWS_ACCESS_KEY_ID" MINIO_ROOT_PASSWORD="$AWS_SECRET_ACCESS_KEY" '
-        "docker run -d --name minio -p 127.0.0.1:9000:9000 -p 127.0.0.1:9001:9001 "
-        '-v "$PWD/minio:/data" -e MINIO_ROOT_USER -e MINIO_ROOT_PASSWORD '
-        f"{MINIO_IMAGE} server /data --console-address :9001",
-        "It answers at http://127.0.0.1:9000 (its console at port 9001).",
-    ]

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.config import E2EConfig, check_model_uri, check_server_url
 from genai_lifecycle.errors import ConfigError, LifecycleError, NotFound, ServerFailed
 from genai_lifecycle.prompts import references
 from genai_lifecycle.prompts.variables import VARIABLE, variables_of
 from genai_lifecycle.serving.client import KEY_HINT, new_client
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import model_registry
 from genai_lifecycle.store.prompt_registry import PromptRef
 
@@ -24,6 +25,24 @@ HELP = (
     "/reset forgets the earlier turns, /info says who answers, /prompt NAME, NAME@ALIAS or NAME/VERSION asks with a "
     "prompt of the registry, /prompt alone as before, /quit ends (so does Ctrl-D)."
 )
+
+
+@dataclass(frozen=True)
+class ChatSettings(Settings):
+    """Who answers."""
+
+    url: str | None = setting(
+        None, "a running server, http://HOST:PORT (its key from API_KEYS); the champion, loaded here, when left out",
+        env="CHAT_URL", check=check_server_url,
+    )  # fmt: skip
+    model_uri: str | None = setting(
+        None, "models:/NAME/VERSION or models:/NAME@ALIAS, loaded here", metavar="URI", check=check_model_uri
+    )
+
+    @property
+    def server(self) -> str | None:
+        """The server to talk to; a version that was named takes the place of one that only CHAT_URL names."""
+        return None if self.model_uri and "url" in self.from_environment else self.url
 
 
 class Partner(Protocol):
@@ -204,7 +223,7 @@ class Session:
         self.write(f"\n  {tokens} tokens, first after {first:.2f} s, {seconds:.2f} s in all{end}\n\n")
 
 
-def open_partner(config: E2EConfig, key: str = "") -> Partner:
+def open_partner(config: E2EConfig, settings: ChatSettings, key: str = "") -> Partner:
     """The server at `--url`, or the version at `--model-uri` (default: the champion), loaded here.
 
     Args:
@@ -214,12 +233,12 @@ def open_partner(config: E2EConfig, key: str = "") -> Partner:
         ConfigError: both were given.
         NotFound: there is no champion yet.
     """
-    if config.url and config.model_uri:
+    if settings.server and settings.model_uri:
         raise ConfigError("Both --url and --model-uri were given.", hint="Give one of them.")
-    if config.url:
-        return HttpPartner(config.url, key, config.max_new_tokens)
+    if settings.server:
+        return HttpPartner(settings.server, key, config.max_new_tokens)
     name = config.registered_model_name
-    return LoadedPartner(config.model_uri or model_registry.best_uri(name), config.max_new_tokens)
+    return LoadedPartner(settings.model_uri or model_registry.best_uri(name), config.max_new_tokens)
 
 
 def typed_lines() -> Iterator[str]:

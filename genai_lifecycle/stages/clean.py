@@ -20,12 +20,24 @@ from genai_lifecycle.evaluation import answer_cache
 from genai_lifecycle.runtime import progress
 from genai_lifecycle.runtime.lock import only_run
 from genai_lifecycle.runtime.scratch import PREFIX
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import model_registry
 from genai_lifecycle.store import prompt_registry as registry
 from genai_lifecycle.store.maintenance import inventory, trash
 from genai_lifecycle.store.maintenance.files_in_use import FilesInUse
 from genai_lifecycle.store.maintenance.inventory import CLEANED_TAG, Model, Run, Version
 from genai_lifecycle.store.tracking_store import Store, absolute
+
+
+@dataclass(frozen=True)
+class CleanSettings(Settings):
+    """What stays whatever else goes."""
+
+    older_than_days: int = setting(
+        30, "younger ones stay", flag="--older-than", metavar="DAYS", limits=(0, 36_500)
+    )  # fmt: skip
+    keep: int = setting(5, "the newest N of each kind stay, however old", metavar="N", limits=(0, 36_500))
+    apply: bool = setting(False, "remove it instead of showing what would be removed")
 
 
 @dataclass(frozen=True)
@@ -102,8 +114,8 @@ class Selection:
     spared: int = 0  # logged models and families of runs that stay for their files' sake
 
 
-def clean(config: E2EConfig, store: Store) -> Cleaning:
-    """Find what may go, and remove it when `config.apply` is set.
+def clean(config: E2EConfig, store: Store, settings: CleanSettings) -> Cleaning:
+    """Find what may go, and remove it when `settings.apply` is set.
 
     Never a version with an alias, nor the runs and traces that it came from, nor files that are not below the artifact
     root. Everything is removed in an order that leaves nothing half usable: killed at any moment, the same command
@@ -113,11 +125,11 @@ def clean(config: E2EConfig, store: Store) -> Cleaning:
         Busy: another run works on the store (the caller holds the lock).
         TrackingUnavailable, StorageFailed: the store stopped answering; what was removed until then is gone.
     """
-    if config.apply:
+    if settings.apply:
         _settle(config)
     contents = _read(config, store)
-    selection = _select(config, store, contents)
-    scratch = _abandoned(config)
+    selection = _select(config, store, settings, contents)
+    scratch = _abandoned(config, settings)
     disposals = (
         *[Disposal("scratch", str(path), why, _bytes(path)) for path, why in scratch],
         *[_of_version(contents, version, selection) for version in selection.versions],
@@ -125,13 +137,13 @@ def clean(config: E2EConfig, store: Store) -> Cleaning:
         *[_of_run(run) for run in selection.runs],
     )
     removed = 0
-    if config.apply and disposals:
+    if settings.apply and disposals:
         with progress.steps("Removing", len(disposals)) as advance:
             paths = [path for path, _ in scratch]
             for gone in _removals(config, store, contents, paths, selection):
                 removed += gone
                 advance(1)
-    return Cleaning(disposals, removed, _kept(config, contents, selection), "" if store.direct else IN_TRASH)
+    return Cleaning(disposals, removed, _kept(settings, contents, selection), "" if store.direct else IN_TRASH)
 
 
 def _settle(config: E2EConfig) -> None:
@@ -156,16 +168,16 @@ def _read(config: E2EConfig, store: Store) -> Contents:
     )
 
 
-def _select(config: E2EConfig, store: Store, contents: Contents) -> Selection:
+def _select(config: E2EConfig, store: Store, settings: CleanSettings, contents: Contents) -> Selection:
     """What goes: what is old enough, but for files that are not ours or that anything has which stays.
 
     What stays for that reason may in its turn have files of something else.
     """
-    versions = _old_versions(config, contents)
+    versions = _old_versions(settings, contents)
     staying = [version for version in contents.versions if version not in versions]
     own = [model for version in versions if (model := _own_model(contents, version))]
-    models = _models_without_version(config, contents)
-    families = _old_families(config, contents, _protected(contents, staying))
+    models = _models_without_version(settings, contents)
+    families = _old_families(settings, contents, _protected(contents, staying))
     spared = 0
     while True:
         selection = Selection(versions, own, models, [run for family in families for run in family], spared)
@@ -190,32 +202,32 @@ def _files_in_use(config: E2EConfig, store: Store, contents: Contents, selection
     return FilesInUse(absolute(config.data_dir) if store.direct else None, addresses)
 
 
-def _is_old(config: E2EConfig, since_ms: int) -> bool:
-    return since_ms <= time.time() * 1000 - config.older_than_days * DAY_MS
+def _is_old(settings: CleanSettings, since_ms: int) -> bool:
+    return since_ms <= time.time() * 1000 - settings.older_than_days * DAY_MS
 
 
 # --- versions and models --------------------------------------------------------------------------
 
 
-def _old_versions(config: E2EConfig, contents: Contents) -> list[Version]:
+def _old_versions(settings: CleanSettings, contents: Contents) -> list[Version]:
     """Without an alias, old enough, not among the newest, and not the source of a version that stays."""
     nameless = [version for version in contents.versions if not version.aliases]
     sources = {version.source for version in (*contents.versions, *contents.other_versions)}
     return [
         version
-        for version in nameless[config.keep :]
-        if _is_old(config, version.created_ms) and version.uri not in sources
+        for version in nameless[settings.keep :]
+        if _is_old(settings, version.created_ms) and version.uri not in sources
     ]
 
 
-def _models_without_version(config: E2EConfig, contents: Contents) -> list[Model]:
+def _models_without_version(settings: CleanSettings, contents: Contents) -> list[Model]:
     """Left by a deploy, or by a `clean`, that was killed. A version that goes takes its own model with it."""
     used = {version.model_id for version in (*contents.versions, *contents.other_versions)}
     running = {run.run_id for run in contents.runs if run.status == "RUNNING" and not run.is_left_open}
     return [
         model
         for model in contents.models
-        if model.model_id not in used and model.run_id not in running and _is_old(config, model.created_ms)
+        if model.model_id not in used and model.run_id not in running and _is_old(settings, model.created_ms)
     ]
 
 
@@ -275,7 +287,7 @@ def _prompts_with_an_alias() -> set[str]:
         return set()
 
 
-def _old_families(config: E2EConfig, contents: Contents, protected: Collection[str]) -> list[list[Run]]:
+def _old_families(settings: CleanSettings, contents: Contents, protected: Collection[str]) -> list[list[Run]]:
     """Runs with what is nested in them, children first: of each stage the newest ones stay, and all that is protected.
 
     Evaluations count by experiment, which is to say by prompt.
@@ -291,7 +303,7 @@ def _old_families(config: E2EConfig, contents: Contents, protected: Collection[s
         seen[kind] = seen.get(kind, 0) + 1
         under_way = any(run.status == "RUNNING" and not run.is_left_open for run in family)
         spared = under_way or any(run.run_id in protected for run in family)
-        old = _is_old(config, root.started_ms) and seen[kind] > config.keep
+        old = _is_old(settings, root.started_ms) and seen[kind] > settings.keep
         if not spared and (begun or old):
             chosen.append([run for run in family if not run.in_trash or CLEANED_TAG in run.tags])
     return chosen
@@ -300,7 +312,7 @@ def _old_families(config: E2EConfig, contents: Contents, protected: Collection[s
 # --- what killed commands left --------------------------------------------------------------------
 
 
-def _abandoned(config: E2EConfig) -> list[tuple[Path, str]]:
+def _abandoned(config: E2EConfig, settings: CleanSettings) -> list[tuple[Path, str]]:
     """Scratch folders that nobody holds the lock of, and old answers of evaluations that nobody took up again.
 
     A bundle that was never finished is export's own.
@@ -310,7 +322,7 @@ def _abandoned(config: E2EConfig) -> list[tuple[Path, str]]:
     caches = [
         (path, int(path.stat().st_mtime * 1000)) for path in sorted(answer_cache.folder(config.staging_dir).glob("*"))
     ]
-    old = [(path, since_ms) for path, since_ms in caches if _is_old(config, since_ms)]
+    old = [(path, since_ms) for path, since_ms in caches if _is_old(settings, since_ms)]
     return folders + [(path, f"an evaluation that was not ended, from {_day(since_ms)}") for path, since_ms in old]
 
 
@@ -389,12 +401,12 @@ def _day(since_ms: int) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(since_ms / 1000))
 
 
-def _kept(config: E2EConfig, contents: Contents, selection: Selection) -> str:
+def _kept(settings: CleanSettings, contents: Contents, selection: Selection) -> str:
     staying = [version for version in contents.versions if version not in selection.versions]
     named = [f"version {version.version} ({', '.join(version.aliases)})" for version in staying if version.aliases]
     aliases = f"; with an alias: {', '.join(named)}, with the runs and traces they came from" if named else ""
     files = f"; {selection.spared} whose files are not ours or not theirs alone" if selection.spared else ""
     return (
-        f"Stays: the newest {config.keep} of each kind, what is younger than {config.older_than_days} days"
+        f"Stays: the newest {settings.keep} of each kind, what is younger than {settings.older_than_days} days"
         f"{aliases}{files}."
     )

@@ -8,20 +8,34 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.evaluation.case_files import load_cases
 from genai_lifecycle.evaluation.cases import Case, spread
 from genai_lifecycle.models import packaging
-from genai_lifecycle.models.conversion.precision import Conversion, Trial, convert_checkpoint, not_converted
 from genai_lifecycle.models.fingerprint import artifacts_sha256
-from genai_lifecycle.models.generation import Answer, greedy_answers, load_converted, load_text_model
 from genai_lifecycle.models.source import ModelSource
 from genai_lifecycle.runtime.scratch import scratch_folder
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import model_registry, runs
 from genai_lifecycle.store.model_registry import ModelVersion
 from genai_lifecycle.store.prompt_registry import PromptRef
 from genai_lifecycle.store.tracking_store import Store
+
+if TYPE_CHECKING:  # torch, MLflow and LangChain come with them, and the settings below are read for --help
+    from genai_lifecycle.models.conversion.precision import Conversion, Trial
+    from genai_lifecycle.models.generation import Answer
+
+
+@dataclass(frozen=True)
+class DeploySettings(Settings):
+    """How the checkpoint is converted."""
+
+    precision: str = setting(
+        "auto", "the openvino engine's weights",
+        choices=("auto", "fp32", "int8"), env="PRECISION",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,12 @@ GOLDEN_CASES = 8  # enough to notice changed weights, few enough to replay at ev
 
 
 def deploy_model(
-    config: E2EConfig, source: ModelSource, store: Store, prompt: PromptRef, metrics: Mapping[str, float]
+    config: E2EConfig,
+    source: ModelSource,
+    store: Store,
+    prompt: PromptRef,
+    metrics: Mapping[str, float],
+    settings: DeploySettings,
 ) -> DeploymentResult:
     """Package `source` with `prompt` and register it; the alias `candidate` moves last.
 
@@ -64,7 +83,7 @@ def deploy_model(
         runs.run("deploy", "deploy", tags={"lifecycle.prompt": str(prompt)}) as run_id,
     ):
         packaging.stage(folder, source, prompt)
-        engine, compute_s = _prepare(folder, config, source, prompt, cases)
+        engine, compute_s = _prepare(folder, config, settings, source, prompt, cases)
         model_id = packaging.log_model(
             folder, source, prompt,
             engine=engine, example_question=cases[0].question, max_new_tokens=config.max_new_tokens, metrics=metrics,
@@ -78,9 +97,17 @@ def deploy_model(
 
 
 def _prepare(
-    folder: Path, config: E2EConfig, source: ModelSource, prompt: PromptRef, cases: Sequence[Case]
+    folder: Path,
+    config: E2EConfig,
+    settings: DeploySettings,
+    source: ModelSource,
+    prompt: PromptRef,
+    cases: Sequence[Case],
 ) -> tuple[str, float]:
     """Convert the staged checkpoint and record its golden answers; returns the engine's name and compute seconds."""
+    from genai_lifecycle.models.conversion.precision import Trial
+    from genai_lifecycle.models.generation import greedy_answers, load_text_model
+
     questions = [case.question for case in spread(cases, GOLDEN_CASES)]
     started = time.monotonic()
     with closing(load_text_model(str(folder / "model"), source.turn_format)) as reference:
@@ -88,7 +115,7 @@ def _prepare(
     trial = Trial(
         source.turn_format, prompt.template, questions, [a.token_ids for a in expected], cases, config.max_new_tokens
     )
-    conversion = _convert(folder, config, trial)
+    conversion = _convert(folder, config.engine, settings.precision, trial)
     given = _answers(folder, source, prompt, questions, config, conversion) if conversion.converted else expected
     compute_s = time.monotonic() - started
     packaging.write_golden(folder, _golden(questions, given, expected, config.max_new_tokens))
@@ -98,10 +125,12 @@ def _prepare(
     return engine, compute_s
 
 
-def _convert(folder: Path, config: E2EConfig, trial: Trial) -> Conversion:
-    if config.engine == "torch":
+def _convert(folder: Path, engine: str, precision: str, trial: Trial) -> Conversion:
+    from genai_lifecycle.models.conversion.precision import convert_checkpoint, not_converted
+
+    if engine == "torch":
         return not_converted(folder / "ir", "the engine 'torch' was asked for at deploy")
-    return convert_checkpoint(folder / "model", folder / "ir", trial, config.precision)
+    return convert_checkpoint(folder / "model", folder / "ir", trial, precision)
 
 
 def _answers(
@@ -113,6 +142,8 @@ def _answers(
     conversion: Conversion,
 ) -> list[Answer]:
     """Greedy answers of the converted model, one question at a time as a caller would ask them."""
+    from genai_lifecycle.models.generation import greedy_answers, load_converted
+
     with closing(
         load_converted(folder / "model", folder / "ir", source.turn_format, conversion.precision)
     ) as text_model:

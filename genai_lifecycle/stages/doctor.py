@@ -23,6 +23,14 @@ from genai_lifecycle.runtime import machine
 from genai_lifecycle.runtime.addresses import sqlite_file, without_password
 from genai_lifecycle.runtime.s3_address import S3Root, is_s3
 from genai_lifecycle.serving.commands import mode_command
+from genai_lifecycle.settings import Settings, setting
+
+
+@dataclass(frozen=True)
+class DoctorSettings(Settings):
+    """How the findings are printed."""
+
+    json: bool = setting(False, "print JSON, for programs")
 
 
 @dataclass(frozen=True)

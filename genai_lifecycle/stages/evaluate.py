@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,10 @@ from genai_lifecycle.evaluation.case_files import CaseFile, read_case_file
 from genai_lifecycle.evaluation.gate import load_policy
 from genai_lifecycle.evaluation.results import EvaluationResult
 from genai_lifecycle.evaluation.runner import EvaluatedModel, Evaluation, EvaluationRunner, Subject
-from genai_lifecycle.models.generation import answer_cases, variables_of
 from genai_lifecycle.prompts.promotion import promote_winner
 from genai_lifecycle.prompts.references import look_up
 from genai_lifecycle.runtime import progress
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import model_registry, runs
 from genai_lifecycle.store.model_registry import ModelVersion
 from genai_lifecycle.store.prompt_registry import PromptRef
@@ -30,10 +30,30 @@ log = logging.getLogger(__name__)
 COMPARISON_STAGE = "evaluation"  # of the run that holds the comparison; those of the prompts have runs.EVALUATE
 
 
-def run_evaluation(config: E2EConfig, store: Store) -> EvaluationResult:
+@dataclass(frozen=True)
+class EvaluateSettings(Settings):
+    """Which prompts on which versions, and what becomes of the best."""
+
+    prompt: tuple[str, ...] = setting(
+        (), "NAME@ALIAS, NAME/VERSION or NAME, may be given again; else the case file's, else the model's own",
+        metavar="PROMPT",
+    )  # fmt: skip
+    model_version: tuple[str, ...] = setting(
+        (), "number or alias, may be given again; the champion, else the candidate, when left out", metavar="VERSION"
+    )
+    scorer: tuple[str, ...] = setting(
+        (), "a scorer of mlflow.genai, for example Correctness; may be given again", metavar="NAME"
+    )
+    label: str | None = setting(
+        None, "a word to find the runs by; the case file's name when left out", metavar="WORD"
+    )  # fmt: skip
+    promote: bool = setting(False, "the best prompt goes into production where the gate lets it")
+
+
+def run_evaluation(config: E2EConfig, store: Store, settings: EvaluateSettings) -> EvaluationResult:
     """Answer every case with every prompt and model version, score, compare, and leave all of it in MLflow.
 
-    Interrupted and run again, the answers that were computed are not computed again. With `config.promote` the
+    Interrupted and run again, the answers that were computed are not computed again. With `settings.promote` the
     winner goes into production where the gate lets it.
 
     Raises:
@@ -44,42 +64,50 @@ def run_evaluation(config: E2EConfig, store: Store) -> EvaluationResult:
     policy, found = load_policy(config.gate, "prompt"), read_case_file(config.cases)
     for sentence in found.left_out:
         log.warning("%s: %s.", config.cases.name, sentence)
-    versions = [_version(config, name) for name in config.model_version or ("",)]
-    evaluation = _evaluation(config, found)
-    total = len(found.cases) * len(versions) * len(_prompts(config, found, None))
+    versions = [_version(config, name) for name in settings.model_version or ("",)]
+    evaluation = _evaluation(config, settings, found)
+    total = len(found.cases) * len(versions) * len(_prompts(settings, found, None))
     with progress.steps("Answering", total) as answered, progress.steps("Storing", total) as stored:
         runner = EvaluationRunner(evaluation, answered, stored)
         for version in versions:
-            _run_version(config, store, found, version, len(versions), runner)
+            _run_version(config, store, settings, found, version, len(versions), runner)
     place = in_experiment(store, config, config.experiment_name)
     with runs.run("evaluation", COMPARISON_STAGE) as run_id:
         result = runner.compare(run_id, place, policy.metric, found.left_out)
     runner.close()
-    if not config.promote:
+    if not settings.promote:
         return result
     _require_registered(result.winner.prompt)
     evidence = runner.evidence_of(result.winner.model_version)
     return promote_winner(result, policy, evidence, config.seed, override=config.override_gate)
 
 
-def _evaluation(config: E2EConfig, found: CaseFile) -> Evaluation:
+def _evaluation(config: E2EConfig, settings: EvaluateSettings, found: CaseFile) -> Evaluation:
     return Evaluation(
         cases=found.cases,
         cases_file=config.cases.name,
-        label=config.label or config.cases.stem,
+        label=settings.label or config.cases.stem,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
-        judges=judges.choose(config.scorer, config.judge_model),
+        judges=judges.choose(settings.scorer, config.judge_model),
         staging_dir=config.staging_dir,
     )
 
 
 def _run_version(
-    config: E2EConfig, store: Store, found: CaseFile, version: ModelVersion, versions: int, runner: EvaluationRunner
+    config: E2EConfig,
+    store: Store,
+    settings: EvaluateSettings,
+    found: CaseFile,
+    version: ModelVersion,
+    versions: int,
+    runner: EvaluationRunner,
 ) -> None:
     """Every prompt on one model version, each in its own experiment."""
+    from genai_lifecycle.models.generation import answer_cases
+
     with _answering(version) as model:
-        for subject in _subjects(config, found, version, model.prompt, versions):
+        for subject in _subjects(config, settings, found, version, model.prompt, versions):
             place = in_experiment(store, config, _experiment_name(config, subject.prompt))
             runs.close_dead_runs(place)
             template, max_new_tokens = subject.prompt.template, config.max_new_tokens
@@ -88,8 +116,8 @@ def _run_version(
 
 def _experiment_name(config: E2EConfig, prompt: PromptRef) -> str:
     """An experiment of the prompt's own, unless one was named."""
-    default = next(field.default for field in fields(E2EConfig) if field.name == "experiment_name")
-    return f"{prompt.name}-eval" if config.experiment_name == default else config.experiment_name
+    is_named = config.experiment_name != E2EConfig.experiment_name
+    return config.experiment_name if is_named else f"{prompt.name}-eval"
 
 
 def _require_registered(prompt: PromptRef) -> None:
@@ -125,19 +153,24 @@ def _answering(version: ModelVersion) -> Iterator[Any]:
         model.close()
 
 
-def _prompts(config: E2EConfig, found: CaseFile, own: Mapping[str, Any] | None) -> list[PromptRef]:
+def _prompts(settings: EvaluateSettings, found: CaseFile, own: Mapping[str, Any] | None) -> list[PromptRef]:
     """The prompts named, else those in the case file, else the model's own (counted as one when not known yet)."""
-    if config.prompt:
-        return [look_up(text) for text in config.prompt]
+    if settings.prompt:
+        return [look_up(text) for text in settings.prompt]
     if found.prompts:
         return [PromptRef(name, None, template) for name, template in found.prompts.items()]
     return [PromptRef(own["name"], own["version"], own["template"]) if own else PromptRef("", None, "")]
 
 
 def _subjects(
-    config: E2EConfig, found: CaseFile, version: ModelVersion, own: Mapping[str, Any], versions: int
+    config: E2EConfig,
+    settings: EvaluateSettings,
+    found: CaseFile,
+    version: ModelVersion,
+    own: Mapping[str, Any],
+    versions: int,
 ) -> list[Subject]:
-    prompts = list({str(prompt): prompt for prompt in _prompts(config, found, own)}.values())
+    prompts = list({str(prompt): prompt for prompt in _prompts(settings, found, own)}.values())
     for prompt in prompts:
         _require_variables(config, prompt, found)
     suffix = f" on version {version.version}" if versions > 1 else ""
@@ -160,6 +193,8 @@ def _short(prompt: PromptRef) -> str:
 
 
 def _require_variables(config: E2EConfig, prompt: PromptRef, found: CaseFile) -> None:
+    from genai_lifecycle.models.generation import variables_of
+
     needed = variables_of(prompt.template)
     for case, line in zip(found.cases, found.lines, strict=True):
         missing = [name for name in needed if name not in case.inputs]

@@ -13,15 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.config import DATA_ROOT, E2EConfig, check_model_uri
 from genai_lifecycle.errors import BundleError, ExportDeclined
 from genai_lifecycle.models import bundle, bundle_place, mlmodel, packaging
 from genai_lifecycle.models.fingerprint import artifacts_sha256, file_sha256
 from genai_lifecycle.models.source import weights_sha256
 from genai_lifecycle.runtime.scratch import scratch_folder
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import model_registry
 from genai_lifecycle.store.model_registry import ModelVersion
 from genai_lifecycle.store.tracking_store import Store
+
+
+@dataclass(frozen=True)
+class ExportSettings(Settings):
+    """Which version becomes a bundle, and where."""
+
+    model_uri: str | None = setting(
+        None, "models:/NAME/VERSION or models:/NAME@ALIAS; the champion when left out",
+        metavar="URI", check=check_model_uri,
+    )  # fmt: skip
+    output_dir: Path = setting(DATA_ROOT / "exported_model", "folder of the bundle", metavar="FOLDER")
+    overwrite: bool = setting(False, "replace also a bundle that was changed since, or a folder that is none")
+    wheels: bool = setting(False, "with every wheel, for building without internet")
 
 
 @dataclass(frozen=True)
@@ -56,8 +70,8 @@ _S3_VARIABLES = {
 _DEPLOY_AGAIN = "Run --mode deploy and --mode test, and export the new version."
 
 
-def export_model(config: E2EConfig, store: Store) -> ExportResult:
-    """Write the bundle of the version that `config` names (the champion) to `config.output_dir`.
+def export_model(config: E2EConfig, store: Store, settings: ExportSettings) -> ExportResult:
+    """Write the bundle of the version that `settings` names (the champion) to its `output_dir`.
 
     Raises:
         NotFound: no such version or alias, or its files are gone.
@@ -65,20 +79,20 @@ def export_model(config: E2EConfig, store: Store) -> ExportResult:
         ExportDeclined: torch answers in it.
         BundleError: it must not be exported, or cannot be written where it shall be.
     """
-    version, alias = model_registry.named(config.registered_model_name, config.model_uri)
-    bundle_place.require_bundle_place(config)
+    version, alias = model_registry.named(config.registered_model_name, settings.model_uri)
+    bundle_place.require_bundle_place(config, settings.output_dir, overwrite=settings.overwrite)
     log.info("Exporting %s version %s.", version.name, version.version)
     with bundle.told_as_bundle_errors(config.staging_dir), scratch_folder(config.staging_dir, "export") as scratch:
         with _s3_environment(config):
-            _require_space(config, model_registry.size_bytes(version))
+            _require_space(config, settings, model_registry.size_bytes(version))
             model = model_registry.download(version, scratch)
         check_model(model, version)
         identity = _identity(model, version, alias) | {"changed_from_registry": _forget_the_machine(model, version)}
         manifest = bundle.write(
-            model, config.output_dir, identity,
-            overwrite=config.overwrite, keep=bundle_place.kept(config), wheels=config.wheels,
+            model, settings.output_dir, identity,
+            overwrite=settings.overwrite, keep=bundle_place.kept(config), wheels=settings.wheels,
         )  # fmt: skip
-    return _result(config.output_dir.resolve(), manifest)
+    return _result(settings.output_dir.resolve(), manifest)
 
 
 # --- where it comes from ---------------------------------------------------------------------------
@@ -100,11 +114,11 @@ def _s3_environment(config: E2EConfig) -> Iterator[None]:
                 os.environ[variable] = value
 
 
-def _require_space(config: E2EConfig, model_bytes: int) -> None:
+def _require_space(config: E2EConfig, settings: ExportSettings, model_bytes: int) -> None:
     """For the download and for the bundle, each where it will be."""
-    added = bundle.SERVER_BYTES + (bundle.WHEELS_BYTES if config.wheels else 0)
+    added = bundle.SERVER_BYTES + (bundle.WHEELS_BYTES if settings.wheels else 0)
     bundle.require_space(config.staging_dir, model_bytes)
-    bundle.require_space(config.output_dir, model_bytes + added)
+    bundle.require_space(settings.output_dir, model_bytes + added)
 
 
 # --- may it be exported ---------------------------------------------------------------------------

@@ -25,9 +25,21 @@ from genai_lifecycle.monitoring.feedback_ledger import Entry, LedgerContent, rea
 from genai_lifecycle.runtime import progress
 from genai_lifecycle.runtime.atomic_write import write_whole
 from genai_lifecycle.runtime.lock import only_run
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import served
 from genai_lifecycle.store.served import ServedRequest, StoredFeedback
 from genai_lifecycle.store.tracking_store import Store
+
+
+@dataclass(frozen=True)
+class ImportFeedbackSettings(Settings):
+    """Whether feedback becomes cases too."""
+
+    to_cases: Path | None = setting(
+        None, "write the questions that people judged as cases for evaluate, into a new file", metavar="FILE"
+    )
+    days: int = setting(7, "--to-cases: how many days back", metavar="N", limits=(1, 3650))
+    overwrite: bool = setting(False, "--to-cases: replace the file")
 
 
 @dataclass(frozen=True)
@@ -64,24 +76,24 @@ class Looked:
     is_new: bool  # attached just now
 
 
-def import_feedback(config: E2EConfig, store: Store) -> FeedbackImport:
-    """Attach each entry of the ledger to its trace, once; with `config.to_cases`, write feedback as cases.
+def import_feedback(config: E2EConfig, store: Store, settings: ImportFeedbackSettings) -> FeedbackImport:
+    """Attach each entry of the ledger to its trace, once; with `settings.to_cases`, write feedback as cases.
 
     Raises:
         StorageFailed: the ledger cannot be read, or the case file not be written.
-        ConfigError: the case file is there already, and `config.overwrite` is off.
+        ConfigError: the case file is there already, and `settings.overwrite` is off.
         Busy: another process imports feedback with the same staging folder.
         TrackingUnavailable: the store stopped answering; what was attached stays, and is not attached again.
     """
-    if config.to_cases:
-        feedback_cases.require_free(config.to_cases, overwrite=config.overwrite)
+    if settings.to_cases:
+        feedback_cases.require_free(settings.to_cases, overwrite=settings.overwrite)
     with only_run(config.staging_dir / FOLDER):
         is_usual = config.feedback_file == FEEDBACK_FILE
         content = read_ledger(config.feedback_file, FORMER_FEEDBACK_FILE if is_usual else None)
         experiment = served.experiment_id(config.serving_experiment)
         looked = _import(config, store, content, experiment)
     result = _result(config, content, looked)
-    return _with_cases(config, result, looked, experiment) if config.to_cases else result
+    return _with_cases(settings, result, looked, experiment) if settings.to_cases else result
 
 
 def _import(config: E2EConfig, store: Store, content: LedgerContent, experiment: str | None) -> list[Looked]:
@@ -167,16 +179,16 @@ def _result(config: E2EConfig, content: LedgerContent, looked: Sequence[Looked])
 
 
 def _with_cases(
-    config: E2EConfig, result: FeedbackImport, looked: Sequence[Looked], experiment: str | None
+    settings: ImportFeedbackSettings, result: FeedbackImport, looked: Sequence[Looked], experiment: str | None
 ) -> FeedbackImport:
     """Cases from the feedback of the last days, and from all that was attached just now."""
     now_ms = int(time.time() * 1000)
     new_ms = [item.entry.time_ms - _DAY_MS for item in looked if item.is_new]
-    since_ms = max(0, min([now_ms - config.days * _DAY_MS, *new_ms]))
+    since_ms = max(0, min([now_ms - settings.days * _DAY_MS, *new_ms]))
     found = feedback_cases.cases_of(_judged(experiment, since_ms, now_ms)) if experiment else CasesFound((), {})
     if found.cases:
-        feedback_cases.write_cases(config.to_cases, found)
-    written = str(config.to_cases) if found.cases else None
+        feedback_cases.write_cases(settings.to_cases, found)
+    written = str(settings.to_cases) if found.cases else None
     return replace(result, cases_file=written, cases=len(found.cases), cases_left_out=found.left_out)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
-from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.config import DATA_ROOT, E2EConfig, settings_file
 from genai_lifecycle.monitoring import measures, report
 from genai_lifecycle.monitoring.drift import Sample, find_drift
 from genai_lifecycle.monitoring.records import Answer, Group, Request, answer_of, request_of
@@ -18,6 +19,7 @@ from genai_lifecycle.monitoring.rules import Rules, load_rules
 from genai_lifecycle.runtime import progress
 from genai_lifecycle.runtime.atomic_write import write_whole
 from genai_lifecycle.runtime.scratch import scratch_folder
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import runs, served
 from genai_lifecycle.store.tracking_store import Store
 
@@ -25,6 +27,17 @@ STAGE = "monitor"
 MOST_REQUESTS = 200_000  # about 60 MB; of more, the newest are taken
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
 _REPORT_LINK = "![volume and latency](daily.png)\n\n"  # the plots are in the run
+
+
+@dataclass(frozen=True)
+class MonitorSettings(Settings):
+    """Which days, against which limits."""
+
+    days: int = setting(7, "how many days back", metavar="N", limits=(1, 3650))
+    limits: Path = setting(settings_file("monitor.yaml"), "the limits of a period", metavar="FILE")
+    report: Path = setting(
+        DATA_ROOT / "local_staging" / "monitor.md", "a copy of the report, which the run keeps", metavar="FILE"
+    )
 
 
 @dataclass(frozen=True)
@@ -37,8 +50,8 @@ class Period:
     notes: tuple[str, ...]
 
 
-def run_monitor(config: E2EConfig, store: Store, now_ms: int | None = None) -> MonitorReport:
-    """Report on the last `config.days` days, as an MLflow run and as the file `config.report`.
+def run_monitor(config: E2EConfig, store: Store, settings: MonitorSettings, now_ms: int | None = None) -> MonitorReport:
+    """Report on the last days, as an MLflow run and as the file `settings.report`.
 
     A limit that was crossed stands in the report; who asked for it decides what to do.
 
@@ -49,26 +62,26 @@ def run_monitor(config: E2EConfig, store: Store, now_ms: int | None = None) -> M
         ConfigError: monitor.yaml has something wrong in it.
         StorageFailed: the file cannot be written.
     """
-    rules = load_rules(config.limits)
-    period = _read(config, rules, now_ms if now_ms is not None else int(time.time() * 1000))
+    rules = load_rules(settings.limits)
+    period = _read(config, settings, rules, now_ms if now_ms is not None else int(time.time() * 1000))
     with runs.run(STAGE, STAGE) as run_id:
         compared, notes = _compared(period, rules)
-        result = _conclude(config, rules, period, compared, notes, run_id)
-        _log(config, result, period, compared)
+        result = _conclude(config, settings, rules, period, compared, notes, run_id)
+        _log(config, settings, result, period, compared)
     return result
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _read(config: E2EConfig, rules: Rules, end_ms: int) -> Period:
-    start_ms = end_ms - config.days * _DAY_MS
+def _read(config: E2EConfig, settings: MonitorSettings, rules: Rules, end_ms: int) -> Period:
+    start_ms = end_ms - settings.days * _DAY_MS
     experiment = served.experiment_id(config.serving_experiment)
     if experiment is None:
         return Period(start_ms, end_ms, (), (_nothing(config),))
     found: list[Request] = []
     groups: dict[Group, Group] = {}
-    with progress.steps("Reading traces, hours", config.days * 24) as advance:
+    with progress.steps("Reading traces, hours", settings.days * 24) as advance:
         told = _Hours(advance, end_ms)
         with closing(served.pages(experiment, start_ms, end_ms)) as pages:
             for page in pages:
@@ -149,7 +162,13 @@ def _answers(requests: Sequence[Request]) -> dict[Group, list[Answer]]:
 
 
 def _conclude(
-    config: E2EConfig, rules: Rules, period: Period, compared: Sequence[Sample], notes: Sequence[str], run_id: str
+    config: E2EConfig,
+    settings: MonitorSettings,
+    rules: Rules,
+    period: Period,
+    compared: Sequence[Sample],
+    notes: Sequence[str],
+    run_id: str,
 ) -> MonitorReport:
     found = measures.measure(period.requests)
     drift = tuple(find_drift(compared, rules.minimum_count, rules.drift, config.seed))
@@ -157,15 +176,17 @@ def _conclude(
     groups = Counter(str(item.group) for item in period.requests)
     return MonitorReport(
         run_id, config.serving_experiment, period.start_ms, period.end_ms, found, dict(groups.most_common()), drift,
-        measures.crossed(found, drift, rules), (*period.notes, *notes, *few), str(config.report),
+        measures.crossed(found, drift, rules), (*period.notes, *notes, *few), str(settings.report),
     )  # fmt: skip
 
 
-def _log(config: E2EConfig, result: MonitorReport, period: Period, compared: Sequence[Sample]) -> None:
+def _log(
+    config: E2EConfig, settings: MonitorSettings, result: MonitorReport, period: Period, compared: Sequence[Sample]
+) -> None:
     """The run's params, metrics and artifacts; and the report as a file."""
     params = {
-        "days": config.days, "serving_experiment": config.serving_experiment, "start_ms": result.start_ms,
-        "end_ms": result.end_ms, "limits_file": config.limits.name,
+        "days": settings.days, "serving_experiment": config.serving_experiment, "start_ms": result.start_ms,
+        "end_ms": result.end_ms, "limits_file": settings.limits.name,
         "crossed": ", ".join(item.measure for item in result.crossed),
     }  # fmt: skip
     values = {item.name: item.value for item in result.measures if item.value is not None}
@@ -178,4 +199,4 @@ def _log(config: E2EConfig, result: MonitorReport, period: Period, compared: Seq
         runs.log_folder(folder)
         text = (folder / report.REPORT_FILE).read_text("utf-8").replace(_REPORT_LINK, "")
     runs.describe(text)
-    write_whole(config.report, text)
+    write_whole(settings.report, text)

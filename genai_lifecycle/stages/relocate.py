@@ -10,10 +10,34 @@ from pathlib import Path
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, NotFound
+from genai_lifecycle.runtime.addresses import without_password
 from genai_lifecycle.runtime.s3_address import S3Root, is_s3
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store.maintenance import locations
 from genai_lifecycle.store.maintenance.locations import MovedColumn, Prefix
 from genai_lifecycle.store.store_lock import only_run_on
+
+
+def _place(name: str, value: str) -> str:
+    if not value.strip("/. "):
+        raise ConfigError(f"{name} is {value!r}.", hint="Name a folder below the root, or s3://BUCKET/PREFIX.")
+    if "://" in value and not is_s3(value):
+        raise ConfigError(f"{name} is {without_password(value)!r}.", hint="Use a folder, or s3://BUCKET/PREFIX.")
+    return value
+
+
+@dataclass(frozen=True)
+class RelocateSettings(Settings):
+    """From where to where."""
+
+    move_from: str | None = setting(
+        None, "where the artifacts were: a folder, or s3://BUCKET/PREFIX", flag="--from", metavar="OLD", check=_place
+    )
+    move_to: str | None = setting(
+        None, "where they are now: a folder, or s3://BUCKET/PREFIX", flag="--to", metavar="NEW", check=_place
+    )
+    allow_missing: bool = setting(False, "rewrite although some models are not at the new place")
+    apply: bool = setting(False, "rewrite the addresses instead of showing what would be rewritten")
 
 
 @dataclass(frozen=True)
@@ -31,8 +55,8 @@ class Relocation:
 log = logging.getLogger(__name__)
 
 
-def relocate(config: E2EConfig) -> Relocation:
-    """Rewrite every address below `config.move_from` to `config.move_to`; with `config.apply`, else only count them.
+def relocate(config: E2EConfig, settings: RelocateSettings) -> Relocation:
+    """Rewrite every address below `move_from` to `move_to`; with `apply`, else only count them.
 
     All in one transaction, after a copy of the database (SQLite). What is at the new place already stays, so the
     same command can be given again.
@@ -44,28 +68,32 @@ def relocate(config: E2EConfig) -> Relocation:
         StorageFailed: the database cannot be copied or changed; it is as it was then.
     """
     _require_no_server(config)
-    old, new = _places(config)
+    old, new = _places(settings)
     forms = [form for place in old for form in locations.prefixes(place, new)]
     _require_place(config, new)
-    columns, missing = _look(config, forms)
-    if not config.apply or not columns:
+    columns, missing = _look(config, settings, forms)
+    if not settings.apply or not columns:
         return Relocation(old[0], new, columns, 0, None, missing)
     with only_run_on(config.database_uri):
         backup = locations.back_up(config.database_uri)
-        columns, missing, changed = _rewrite(config, forms)
+        columns, missing, changed = _rewrite(config, settings, forms)
     return Relocation(old[0], new, columns, changed, str(backup) if backup else None, missing)
 
 
-def _look(config: E2EConfig, forms: Sequence[Prefix]) -> tuple[tuple[MovedColumn, ...], tuple[str, ...]]:
+def _look(
+    config: E2EConfig, settings: RelocateSettings, forms: Sequence[Prefix]
+) -> tuple[tuple[MovedColumn, ...], tuple[str, ...]]:
     """What would be rewritten, and the missing models: without a lock, and without a copy of the database."""
     with locations.opened(config.database_uri) as database:
-        return tuple(database.below(forms)), _missing(database.of_models(forms), allowed=config.allow_missing)
+        return tuple(database.below(forms)), _missing(database.of_models(forms), allowed=settings.allow_missing)
 
 
-def _rewrite(config: E2EConfig, forms: Sequence[Prefix]) -> tuple[tuple[MovedColumn, ...], tuple[str, ...], int]:
+def _rewrite(
+    config: E2EConfig, settings: RelocateSettings, forms: Sequence[Prefix]
+) -> tuple[tuple[MovedColumn, ...], tuple[str, ...], int]:
     with locations.opened(config.database_uri) as database:
         columns = tuple(database.below(forms))
-        missing = _missing(database.of_models(forms), allowed=config.allow_missing)
+        missing = _missing(database.of_models(forms), allowed=settings.allow_missing)
         return columns, missing, database.rewrite(forms)
 
 
@@ -81,14 +109,14 @@ def _require_no_server(config: E2EConfig) -> None:
 # --- the two places -------------------------------------------------------------------------------
 
 
-def _places(config: E2EConfig) -> tuple[list[str], str]:
+def _places(settings: RelocateSettings) -> tuple[list[str], str]:
     """(the old place as it may stand in the database, the new one). Raises ConfigError."""
-    if not config.move_from or not config.move_to:
+    if not settings.move_from or not settings.move_to:
         raise ConfigError(
             "--mode relocate needs the place where the artifacts were and the one where they are.",
             hint="--from OLD --to NEW, each a folder or s3://BUCKET/PREFIX.",
         )
-    old, new = _forms_of(config.move_from), _forms_of(config.move_to)[-1]
+    old, new = _forms_of(settings.move_from), _forms_of(settings.move_to)[-1]
     if new in old:
         raise ConfigError("--from and --to name the same place.", hint="Give the place where the artifacts are now.")
     return old, new

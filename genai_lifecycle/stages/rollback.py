@@ -6,8 +6,18 @@ from dataclasses import dataclass
 
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.prompts import promotion
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import model_registry
 from genai_lifecycle.store import prompt_registry as registry
+
+
+@dataclass(frozen=True)
+class RollbackSettings(Settings):
+    """What goes back."""
+
+    prompt: tuple[str, ...] = setting(
+        (), "a prompt's name, may be given again; the registered model when left out", metavar="NAME"
+    )
 
 
 @dataclass(frozen=True)
@@ -20,14 +30,14 @@ class RollbackResult:
     replaced: str
 
 
-def roll_back(config: E2EConfig) -> tuple[RollbackResult, ...]:
-    """The prompts of `config.prompt`, or without one the registered model.
+def roll_back(config: E2EConfig, settings: RollbackSettings) -> tuple[RollbackResult, ...]:
+    """The prompts of `settings.prompt`, or without one the registered model.
 
     Raises:
         NotFound: there is no such prompt or model, or no former version is recorded.
     """
-    if config.prompt:
-        return tuple(_prompt(name) for name in config.prompt)
+    if settings.prompt:
+        return tuple(_prompt(name) for name in settings.prompt)
     now, before = model_registry.swap_champion(config.registered_model_name)
     return (RollbackResult(config.registered_model_name, model_registry.CHAMPION, now, before),)
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from genai_lifecycle.config import CHECKOUT, FEEDBACK_FILE, PROGRAM, SERVER_PORT, E2EConfig
+from genai_lifecycle.config import CHECKOUT, FEEDBACK_FILE, PORTS, PROGRAM, SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import PortTaken
 from genai_lifecycle.runtime.addresses import without_password
 from genai_lifecycle.serving.commands import mlflow, mode_command, server
@@ -23,8 +23,23 @@ from genai_lifecycle.serving.processes import (
     wait_until_ready,
 )
 from genai_lifecycle.serving.supervisor import supervise
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import model_registry
 from genai_lifecycle.store.tracking_store import Store
+
+
+@dataclass(frozen=True)
+class ServeSettings(Settings):
+    """Where the server listens; all else comes from its own variables."""
+
+    port: int = setting(SERVER_PORT, "port of the server", limits=PORTS)
+
+
+@dataclass(frozen=True)
+class StartSettings(Settings):
+    """Whether mode `serve` runs the server; `all` never does."""
+
+    start: bool = setting(False, "run the server, watched and restarted, instead of printing how")
 
 
 @dataclass(frozen=True)
@@ -45,18 +60,18 @@ _ASK = """-H 'Content-Type: application/json' -d '{"question": "What is MLflow?"
 _INVOKE = """-H 'Content-Type: application/json' -d '{"inputs": ["What is MLflow?"]}'"""
 
 
-def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
+def serve_plan(config: E2EConfig, store: Store, settings: ServeSettings) -> ServePlan:
     """The commands that serve the champion (the candidate, where nothing has passed a test yet).
 
     Raises:
         NotFound: nothing was deployed yet.
     """
-    model_uri, port = model_registry.best_uri(config.registered_model_name), config.port or SERVER_PORT
+    model_uri, port = model_registry.best_uri(config.registered_model_name), settings.port
     url = url_from_here(_host(os.environ), port)
     tracking = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(config.tracking_uri or store.uri))}"
     if config.s3_endpoint_url:  # the keys come from where they come from now
         tracking = f"MLFLOW_S3_ENDPOINT_URL={shlex.quote(config.s3_endpoint_url)} {tracking}"
-    watched = mode_command(config, "serve", "--start", *(["--port", str(port)] if config.port else []))
+    watched = mode_command(config, "serve", "--start", *port_flag(settings))
     return ServePlan(
         model_uri=model_uri,
         commands=(
@@ -75,6 +90,11 @@ def serve_plan(config: E2EConfig, store: Store) -> ServePlan:
         url=url,
         hint=_hint(os.environ),
     )
+
+
+def port_flag(settings: ServeSettings) -> list[str]:
+    """What is to be typed for a port that is not the usual one."""
+    return ["--port", str(settings.port)] if settings.port != SERVER_PORT else []
 
 
 def _host(env: Mapping[str, str]) -> str:
@@ -104,7 +124,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> None:
+def run_server(config: E2EConfig, store: Store, settings: ServeSettings, tell: Callable[[str], None]) -> None:
     """Run our server over the champion until Ctrl-C or SIGTERM; returns when all its processes are gone.
 
     It is started again after a crash. HOST and the server's other settings come from the environment.
@@ -114,7 +134,7 @@ def run_server(config: E2EConfig, store: Store, tell: Callable[[str], None]) -> 
         PortTaken: another program listens on the port.
         ServerFailed: it was never ready, or crashed too often.
     """
-    host, port = _host(os.environ), config.port or SERVER_PORT
+    host, port = _host(os.environ), settings.port
     environment = {
         "MLFLOW_TRACKING_URI": store.uri,
         "MLFLOW_REGISTRY_URI": store.uri,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from genai_lifecycle.config import LOCAL_SERVER_PORT, PROGRAM, E2EConfig
+from genai_lifecycle.config import LOCAL_SERVER_PORT, PORTS, PROGRAM, E2EConfig
 from genai_lifecycle.errors import PortTaken
 from genai_lifecycle.runtime.addresses import SQLITE, sqlite_file, without_password
 from genai_lifecycle.serving.mlflow_server import base_command
@@ -20,7 +20,16 @@ from genai_lifecycle.serving.processes import (
     sigterm_as_ctrl_c,
     wait_until_ready,
 )
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store.tracking_store import absolute, choose, open_store, probe, short
+
+
+@dataclass(frozen=True)
+class UiSettings(Settings):
+    """Where the UI listens."""
+
+    port: int = setting(LOCAL_SERVER_PORT, "port of the UI", limits=PORTS)
+
 
 HOST = "127.0.0.1"
 NAME = "MLflow's UI"
@@ -33,7 +42,7 @@ ENVIRONMENT = {
 }
 
 
-def run_ui(config: E2EConfig, tell: Callable[[str], None]) -> None:
+def run_ui(config: E2EConfig, settings: UiSettings, tell: Callable[[str], None]) -> None:
     """Run `mlflow server` over the store until Ctrl-C or SIGTERM; returns when all its processes are gone.
 
     Where an MLflow server is named, or listens on the port already, there is nothing to start: it says so and
@@ -50,14 +59,13 @@ def run_ui(config: E2EConfig, tell: Callable[[str], None]) -> None:
         tell(f"Nothing to start: this MLflow server has its UI at {without_password(config.tracking_uri)}")
         return
     config = replace(config, backend_store_uri=config.tracking_uri or config.backend_store_uri, tracking_uri=None)
-    port = config.port or LOCAL_SERVER_PORT
-    url = f"http://{HOST}:{port}"
-    if _is_there(url, port):
+    url = f"http://{HOST}:{settings.port}"
+    if _is_there(url, settings.port):
         tell(f"An MLflow server runs there already, its UI is at {url} (with --port N another one starts beside it)")
         return
     try:
         with sigterm_as_ctrl_c():
-            _run(config, url, port, tell)
+            _run(config, url, settings.port, tell)
     except KeyboardInterrupt:
         tell(f"{NAME} has ended.")
 
@@ -77,7 +85,7 @@ def _run(config: E2EConfig, url: str, port: int, tell: Callable[[str], None]) ->
     tell(f"{NAME} over {short(config.backend_store_uri)} is starting")
     _make_database(config)
     log_file = new_log(config.log_dir, f"mlflow-ui-{port}.log")
-    command = [sys.executable, "-m", *ui_command(config), "--uvicorn-opts", "--log-level warning"]
+    command = [sys.executable, "-m", *ui_command(config, port), "--uvicorn-opts", "--log-level warning"]
     environment = ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": config.backend_store_uri}
     with ServerProcess(command, log_file, environment, GRACE_S) as server:
         wait_until_ready(server, lambda: _is_mlflow(url), NAME, READY_TIMEOUT_S)
@@ -88,13 +96,14 @@ def _run(config: E2EConfig, url: str, port: int, tell: Callable[[str], None]) ->
     raise failed(server, f"{NAME} ended by itself with exit code {code}.")
 
 
-def ui_command(config: E2EConfig) -> list[str]:
+def ui_command(config: E2EConfig, port: int) -> list[str]:
     """`mlflow server` that leaves artifacts in plain folders: what is made while it runs works without it too.
 
     Where the database is stands in its environment.
     """
     root = absolute(config.data_dir)
-    return [*_without_address(base_command(config, HOST)), "--no-serve-artifacts", "--default-artifact-root", root]
+    command = _without_address(base_command(config, HOST, port))
+    return [*command, "--no-serve-artifacts", "--default-artifact-root", root]
 
 
 def _without_address(command: list[str]) -> list[str]:

@@ -9,13 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genai_lifecycle.config import E2EConfig
+from genai_lifecycle.config import E2EConfig, check_model_uri, check_server_url
 from genai_lifecycle.errors import ConfigError, NotFound
 from genai_lifecycle.models.acceptance.checks import Check
 from genai_lifecycle.runtime.scratch import scratch_folder
 from genai_lifecycle.serving.client import RunningServer
+from genai_lifecycle.settings import Settings, setting
 from genai_lifecycle.store import model_registry
 from genai_lifecycle.store.model_registry import ModelVersion
+
+
+@dataclass(frozen=True)
+class VerifySettings(Settings):
+    """Which server, and which version should answer there."""
+
+    url: str | None = setting(None, "the server, http://HOST:PORT (its key from API_KEYS)", check=check_server_url)
+    model_uri: str | None = setting(
+        None, "models:/NAME/VERSION or models:/NAME@ALIAS; the champion when left out",
+        metavar="URI", check=check_model_uri,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,8 @@ class Registered:
     conversion: Mapping[str, Any]
 
 
-def compare_server(config: E2EConfig, key: str = "") -> ServerComparison:
-    """Compare the server at `config.url` with the version that `config` names (the champion).
+def compare_server(config: E2EConfig, settings: VerifySettings, key: str = "") -> ServerComparison:
+    """Compare the server at `settings.url` with the version that `settings` names (the champion).
 
     Args:
         key: one of the server's keys; "" for a server without.
@@ -59,10 +71,10 @@ def compare_server(config: E2EConfig, key: str = "") -> ServerComparison:
         NotFound: no such version or alias, or its files are gone.
         ServerFailed: nobody answers there, a key is missing, or it is no server of ours.
     """
-    if not config.url:
+    if not settings.url:
         raise ConfigError("--mode verify needs a running server.", hint="Name it with --url http://HOST:PORT")
-    version, alias = model_registry.named(config.registered_model_name, config.model_uri)
-    with RunningServer(config.url, key) as server:
+    version, alias = model_registry.named(config.registered_model_name, settings.model_uri)
+    with RunningServer(settings.url, key) as server:
         told = server.info()
         registered = _registered(config, version, alias, told["model_alias"])
         checks = identity_checks(told, registered)

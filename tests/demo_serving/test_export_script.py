@@ -31,8 +31,8 @@ def test_it_runs_the_export_with_its_exit_code(tmp_path):
 
 def test_it_takes_every_flag_that_the_guide_names_and_prints_no_key(tmp_path):
     done = run(
-        tmp_path, "--mode", "ui", "--model-uri", "here", "--output-dir", "out", "--overwrite", "--wheels",
+        tmp_path, "--mode", "export", "--model-uri", "here", "--output-dir", "out", "--overwrite", "--wheels",
         "--s3-endpoint-url", "http://127.0.0.1:9", "--s3-access-key", "our-key", "--s3-secret-key", "our-secret",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "model_uri is 'here'" in done.stderr and "our-" not in done.stdout + done.stderr
+    assert "--model-uri is 'here'" in done.stderr and "our-" not in done.stdout + done.stderr

@@ -1,11 +1,14 @@
-"""Settings: precedence, and one clear sentence for each value that is wrong."""
+"""The settings that modes share: precedence, and one clear sentence for each value that is wrong."""
 
 from __future__ import annotations
 
 import pytest
 
-from genai_lifecycle.config import ENVIRONMENT, E2EConfig
+from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError
+from genai_lifecycle.stages.chat import ChatSettings
+from genai_lifecycle.stages.export import ExportSettings
+from genai_lifecycle.stages.verify import VerifySettings
 
 
 def test_flags_beat_environment_and_environment_beats_defaults():
@@ -30,32 +33,25 @@ def test_the_constants_that_users_know():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"registered_model_name": "a/b"}, "registered_model_name 'a/b'"),
-        ({"registered_model_name": ""}, "registered_model_name ''"),
+        ({"registered_model_name": "a/b"}, "--registered-model-name 'a/b'"),
+        ({"registered_model_name": ""}, "--registered-model-name ''"),
         ({"registered_model_name": "модель"}, "not allowed"),
-        ({"experiment_name": "x:y"}, "experiment_name 'x:y'"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"max_new_tokens": 5000}, "max_new_tokens is 5000"),
-        ({"seed": -1}, "seed is -1"),
-        ({"port": 70000}, "port is 70000"),
-        ({"turn_format": "chat"}, "turn_format is 'chat'"),
-        ({"tracking_uri": "localhost:5000"}, "tracking_uri is 'localhost:5000'"),
-        ({"backend_store_uri": "mlruns"}, "backend_store_uri is 'mlruns'"),
-        ({"tracking_uri": "sqlite://lab.db"}, "tracking_uri is 'sqlite://lab.db': it names no file"),
-        ({"backend_store_uri": "sqlite:///:memory:"}, "backend_store_uri is 'sqlite:///:memory:': it names no file"),
-        ({"tracking_uri": "http://[::1"}, "tracking_uri has no host"),
-        ({"tracking_uri": "http:///x"}, "tracking_uri has no host"),
-        ({"data_dir": "ftp://x"}, "data_dir is 'ftp://x'"),
-        ({"model_uri": "langchain-e2e-model"}, "model_uri is 'langchain-e2e-model'"),
-        ({"model_uri": "models:/m"}, "model_uri is 'models:/m'"),
-        ({"model_uri": "models:/m/latest"}, "model_uri is 'models:/m/latest'"),
-        ({"model_uri": "models:/m/0"}, "model_uri is 'models:/m/0'"),
-        ({"model_uri": "models:/m@champion/1"}, "model_uri is 'models:/m@champion/1'"),
-        ({"model_uri": "runs:/0123/model"}, "model_uri is 'runs:/0123/model'"),
-        ({"data_dir": "s3://Bucket/x"}, "data_dir is no address in S3: a bucket's name has"),
-        ({"data_dir": "s3://bucket/a//b"}, "data_dir is no address in S3: a prefix is made of"),
-        ({"s3_endpoint_url": "minio:9000"}, "s3_endpoint_url is no address"),
-        ({"s3_endpoint_url": "http://key:word@minio:9000"}, "s3_endpoint_url has a key in it"),
+        ({"experiment_name": "x:y"}, "--experiment-name 'x:y'"),
+        ({"max_new_tokens": 0}, "--max-new-tokens is 0"),
+        ({"max_new_tokens": 5000}, "--max-new-tokens is 5000"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"turn_format": "chat"}, "--turn-format is 'chat'"),
+        ({"tracking_uri": "localhost:5000"}, "--tracking-uri is 'localhost:5000'"),
+        ({"backend_store_uri": "mlruns"}, "--backend-store-uri is 'mlruns'"),
+        ({"tracking_uri": "sqlite://lab.db"}, "--tracking-uri is 'sqlite://lab.db': it names no file"),
+        ({"backend_store_uri": "sqlite:///:memory:"}, "--backend-store-uri is 'sqlite:///:memory:': it names no file"),
+        ({"tracking_uri": "http://[::1"}, "--tracking-uri has no host"),
+        ({"tracking_uri": "http:///x"}, "--tracking-uri has no host"),
+        ({"data_dir": "ftp://x"}, "--data-dir is 'ftp://x'"),
+        ({"data_dir": "s3://Bucket/x"}, "--data-dir is no address in S3: a bucket's name has"),
+        ({"data_dir": "s3://bucket/a//b"}, "--data-dir is no address in S3: a prefix is made of"),
+        ({"s3_endpoint_url": "minio:9000"}, "--s3-endpoint-url is no address"),
+        ({"s3_endpoint_url": "http://key:word@minio:9000"}, "--s3-endpoint-url has a key in it"),
         ({"s3_access_key": "key"}, "only one is given"),
         ({"s3_secret_key": "key"}, "only one is given"),
     ],
@@ -65,6 +61,16 @@ def test_a_wrong_value_is_named_with_the_next_step(given, said):
         E2EConfig(**given)
     assert said in str(caught.value)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("uri", [
+    "langchain-e2e-model", "models:/m", "models:/m/latest", "models:/m/0", "models:/m@champion/1", "runs:/0123/model",
+])  # fmt: skip
+@pytest.mark.parametrize("settings", [ExportSettings, VerifySettings, ChatSettings])
+def test_a_version_is_named_as_mlflow_names_it(settings, uri):
+    with pytest.raises(ConfigError, match=f"--model-uri is '{uri}'.") as caught:
+        settings(model_uri=uri)
+    assert "models:/NAME@ALIAS" in caught.value.hint
 
 
 def test_the_keys_of_s3_are_in_no_description():
@@ -84,8 +90,8 @@ def test_an_artifact_root_in_s3():
 
 
 def test_where_a_bundle_is_written():
-    assert E2EConfig().output_dir.name == "exported_model"
-    assert "~" not in str(E2EConfig(output_dir="~/bundle").output_dir)
+    assert ExportSettings().output_dir.name == "exported_model"
+    assert "~" not in str(ExportSettings(output_dir="~/bundle").output_dir)
 
 
 def test_places_are_those_of_the_folder_in_which_the_configuration_was_made(tmp_path, monkeypatch):
@@ -104,16 +110,14 @@ def test_a_servers_password_is_in_no_description_of_the_settings():
     config = E2EConfig(tracking_uri="http://me:hush@mlflow", backend_store_uri="postgresql://me:hush@host/db")
     assert "hush" not in repr(config)
     with pytest.raises(ConfigError) as caught:
-        E2EConfig(url="ftp://me:hush@host")
+        VerifySettings(url="ftp://me:hush@host")
     assert "hush" not in str(caught.value)
 
 
 # --- variables ---
 
 
-def test_each_variable_is_of_one_setting():
-    variables = list(ENVIRONMENT.values())
-    assert sorted(set(variables)) == sorted(variables)
+def test_two_experiments_have_two_variables():
     config = E2EConfig.from_env({}, {"MLFLOW_EXPERIMENT_NAME": "life"})
     assert (config.experiment_name, config.serving_experiment) == ("life", "serving")
     config = E2EConfig.from_env({}, {"TRACE_EXPERIMENT": "answers"})
@@ -122,9 +126,6 @@ def test_each_variable_is_of_one_setting():
 
 def test_the_server_that_a_chat_is_held_with_is_no_other_modes():
     env = {"CHAT_URL": "http://127.0.0.1:5001"}
-    assert E2EConfig.from_env({"mode": "chat"}, env).url == "http://127.0.0.1:5001"
-    for mode in ("verify", "all", "doctor"):
-        assert E2EConfig.from_env({"mode": mode}, env).url is None
-        assert E2EConfig.from_env({"mode": mode}, {"CHAT_URL": "nonsense"}).url is None
-    assert E2EConfig.from_env({"mode": "verify", "url": "http://a:1"}, env).url == "http://a:1"
-    assert E2EConfig.from_env({"mode": "chat", "model_uri": "models:/m/1"}, env).url is None, "a flag beats a variable"
+    assert ChatSettings.from_env({}, env).server == "http://127.0.0.1:5001"
+    assert VerifySettings.from_env({}, {"CHAT_URL": "nonsense"}).url is None
+    assert ChatSettings.from_env({"model_uri": "models:/m/1"}, env).server is None, "a flag beats a variable"

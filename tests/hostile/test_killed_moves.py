@@ -42,8 +42,8 @@ class Command:
 PROMPTS = """
 from genai_lifecycle.prompts.promotion import Gate
 from genai_lifecycle.evaluation.gate import Policy
-from genai_lifecycle.stages.prompts import PromptsWish, run_prompts
-run_prompts(PromptsWish({wish}), lambda: Gate(Policy(), lambda version: None))
+from genai_lifecycle.stages.prompts import PromptsSettings, run_prompts
+run_prompts(PromptsSettings({settings}), lambda: Gate(Policy(), lambda version: None))
 """
 MODEL_PROMOTE = """
 from genai_lifecycle.store import model_registry
@@ -51,8 +51,8 @@ model_registry.promote(model_registry.candidate("qa"))
 """
 MODEL_ROLLBACK = """
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.stages.rollback import roll_back
-roll_back(E2EConfig(registered_model_name="qa"))
+from genai_lifecycle.stages.rollback import RollbackSettings, roll_back
+roll_back(E2EConfig(registered_model_name="qa"), RollbackSettings())
 """
 SERVER = """
 import mlflow
@@ -63,9 +63,9 @@ COMMANDS = {
     "model promote": Command(MODEL_PROMOTE, PROMOTED, "champion"),
     "model rollback": Command(MODEL_ROLLBACK, ROLLED_BACK, "champion"),
     "prompt promote": Command(
-        PROMPTS.format(wish="'alias', 'qa', alias='production', version=3, override_gate=True"), PROMOTED
+        PROMPTS.format(settings="'alias', 'qa', alias='production', version=3, override_gate=True"), PROMOTED
     ),
-    "prompt rollback": Command(PROMPTS.format(wish="'rollback', 'qa'"), ROLLED_BACK),
+    "prompt rollback": Command(PROMPTS.format(settings="'rollback', 'qa'"), ROLLED_BACK),
     "server prompt move": Command(SERVER.format(call="point('qa', 'production', 3, force=True)"), PROMOTED),
     "server prompt rollback": Command(SERVER.format(call="roll_back('qa')"), ROLLED_BACK),
 }

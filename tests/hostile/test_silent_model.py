@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli_process import run_cli
+from cli_process import arguments_for, run_cli
 from conftest import make_cases
 from tiny_model import make_dialogpt, make_gpt2, make_taught_gpt2
 
@@ -32,11 +32,11 @@ class Life:
     model: Path
 
     def run(self, mode: str, *more: str):
-        return run_cli([
-            "--mode", mode, "--model", str(self.model), "--registered-model-name", NAME, "--tracking-uri", self.uri,
+        return run_cli(arguments_for(
+            mode, "--model", str(self.model), "--registered-model-name", NAME, "--tracking-uri", self.uri,
             "--data-dir", str(self.base / "artifacts"), "--cases", str(make_cases(self.base / "cases.jsonl")),
             "--engine", "torch", "--max-new-tokens", "40", *more,
-        ])  # fmt: skip
+        ))  # fmt: skip
 
     @property
     def uri(self) -> str:

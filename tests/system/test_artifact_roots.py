@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli_process import run_cli
+from cli_process import arguments_for, run_cli
 from conftest import make_cases
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ class Life:
 
     def run(self, mode: str, root: str, *more: str):
         shutil.rmtree(self.base / "bundle", ignore_errors=True)
-        done = run_cli(["--mode", mode, "--data-dir", root, *self.flags, *more], **self.environment)
+        done = run_cli(arguments_for(mode, "--data-dir", root, *self.flags, *more), **self.environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -131,7 +131,7 @@ def test_the_way_back_and_a_champion_that_is_out_of_reach(in_s3):
     here = str(life.base / "data")
     life.run("deploy", here)
     keyless = {name: value for name, value in life.environment.items() if "KEY" not in name}
-    done = run_cli(["--mode", "test", "--data-dir", here, *life.flags], **keyless)
+    done = run_cli(arguments_for("test", "--data-dir", here, *life.flags), **keyless)
     assert done.returncode == 11 and "no keys for the S3 store" in done.stderr, done.stderr
     assert "to compare with, are there" in done.stderr and life.champion()[1].startswith(root)
     life.run("test", here)

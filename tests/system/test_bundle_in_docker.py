@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -25,7 +24,7 @@ from conftest import REPO, free_port
 from stand_in_server import wait_until
 
 from genai_lifecycle.config import BUNDLED_CASES, E2EConfig
-from genai_lifecycle.stages.verify import compare_server
+from genai_lifecycle.stages.verify import VerifySettings, compare_server
 from genai_lifecycle.store import model_registry
 from genai_lifecycle.store.tracking_store import open_store
 
@@ -383,7 +382,7 @@ def answers(port: int) -> list[list[int]]:
 
 def verified(registry: E2EConfig, port: int):
     open_store(registry)
-    return compare_server(replace(registry, url=f"http://127.0.0.1:{port}"))
+    return compare_server(registry, VerifySettings(url=f"http://127.0.0.1:{port}"))
 
 
 def test_a_start_that_fails_shows_the_log(built, gone, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from cli_process import run_cli, start_cli
+from cli_process import arguments_for, run_cli, start_cli
 from conftest import make_cases
 
 pytestmark = pytest.mark.slow
@@ -36,14 +36,14 @@ class Life:
         ]  # fmt: skip
 
     def run(self, mode: str) -> forked.CompletedProcess:
-        return run_cli(["--mode", mode, *self.flags])
+        return run_cli(arguments_for(mode, *self.flags))
 
     def run_killed_at(self, mode: str, function: str, call: int = 1) -> None:
-        done = run_cli(["--mode", mode, *self.flags], killed_at=(function, call))
+        done = run_cli(arguments_for(mode, *self.flags), killed_at=(function, call))
         assert done.returncode == -signal.SIGKILL, done.stderr
 
     def start(self, mode: str, errors) -> forked.Popen:
-        return start_cli(["--mode", mode, *self.flags], forked.DEVNULL, errors)
+        return start_cli(arguments_for(mode, *self.flags), forked.DEVNULL, errors)
 
     def alias(self, alias: str) -> str | None:
         from genai_lifecycle.store import model_registry

@@ -14,7 +14,7 @@ from pathlib import Path
 import forked
 import mlflow_server
 import pytest
-from cli_process import run_cli
+from cli_process import arguments_for, run_cli
 from conftest import REPO, free_port, make_cases
 from tiny_model import lay_out_as_hub, make_dialogpt
 
@@ -26,10 +26,10 @@ TEMPLATES = ("qa/1 simple", "qa/2 conversational", "qa/3 expert", "qa/4 educatio
 
 def arguments(mode: str, base: Path, *flags: str, uri: str | None = None) -> list[str]:
     """One mode on a store below `base`."""
-    return [
-        "--mode", mode, "--data-dir", str(base / "artifacts"),
-        "--tracking-uri", uri or f"sqlite:///{base / 'mlflow.db'}", "--output-dir", str(base / "bundle"), *flags,
-    ]  # fmt: skip
+    return arguments_for(
+        mode, *flags, "--data-dir", str(base / "artifacts"),
+        "--tracking-uri", uri or f"sqlite:///{base / 'mlflow.db'}", "--output-dir", str(base / "bundle"),
+    )  # fmt: skip
 
 
 def run_as_typed(given: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow_server
 import pytest
 import requests
-from cli_process import run_cli
+from cli_process import arguments_for, run_cli
 from conftest import free_port, make_cases
 from listening import answering
 
@@ -75,7 +75,7 @@ def test_the_password_works_and_stands_nowhere(guarded, tmp_path, tiny_gpt2):
              "--data-dir", str(tmp_path / "unused"), "--output-dir", str(tmp_path / "bundle")]  # fmt: skip
     named = f"http://{USER.replace('@', '%40')}:{QUOTED}@{host}"
     for mode in ("all", "serve", "evaluate", "doctor", "server-config", "ui"):
-        done = run_cli(["--mode", mode, "-v", *flags], MLFLOW_TRACKING_URI=named, **places)
+        done = run_cli(arguments_for(mode, "-v", *flags), MLFLOW_TRACKING_URI=named, **places)
         assert done.returncode == 0, done.stdout + done.stderr
         assert not [secret for secret in SECRETS if secret in (done.stdout + done.stderr).encode()], mode
         if mode in ("all", "serve", "doctor", "ui"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import postgresql_server
 import pytest
-from cli_process import run_cli
+from cli_process import arguments_for, run_cli
 from conftest import free_port, make_cases
 from postgresql_server import PostgreSQL
 
@@ -45,11 +45,11 @@ class Life:
 
     def run(self, mode: str, *more: str) -> subprocess.CompletedProcess[str]:
         flags = [
-            "--mode", mode, "--data-dir", str(self.artifacts), "--registered-model-name", NAME,
+            "--data-dir", str(self.artifacts), "--registered-model-name", NAME,
             "--model", str(self.model), "--cases", str(self.cases), "--output-dir", str(self.base / "bundle"),
             "--max-new-tokens", "8",
         ]  # fmt: skip
-        done = run_cli([*flags, *more], MLFLOW_TRACKING_URI=self.uri)
+        done = run_cli(arguments_for(mode, *more, *flags), MLFLOW_TRACKING_URI=self.uri)
         self.said += done.stdout + done.stderr
         return done
 
@@ -138,7 +138,7 @@ def test_the_password_is_nowhere(life):
     )
     if dumped.returncode == 0:
         assert not any(secret in dumped.stdout for secret in secrets)
-    assert life.uri not in " ".join(ui_command(E2EConfig(backend_store_uri=life.uri)))
+    assert life.uri not in " ".join(ui_command(E2EConfig(backend_store_uri=life.uri), 5050))
 
 
 def test_as_the_backend_store_without_a_server_and_with_the_password_in_the_environment(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from cli_process import run_cli
+from cli_process import arguments_for, run_cli
 from conftest import make_cases
 
 from genai_lifecycle.models import bundle_place
@@ -22,8 +22,8 @@ def test_a_life_in_the_current_directory(tmp_path, tiny_gpt2):
         ("test", {"MLFLOW_TRACKING_URI": "sqlite:///lab.db"}),
         ("serve", {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/lab.db"}),
     ):
-        arguments = ["--mode", mode, "--override-gate", "--model", str(tiny_gpt2), "--cases", "cases.jsonl"]
-        done = run_cli(arguments, cwd=tmp_path, **here, **address)
+        flags = ("--override-gate", "--model", str(tiny_gpt2), "--cases", "cases.jsonl")
+        done = run_cli(arguments_for(mode, *flags), cwd=tmp_path, **here, **address)
         assert done.returncode == 0, f"{mode}: {done.stdout}{done.stderr}"
     assert f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/lab.db " in done.stdout
     assert f"--tracking-uri sqlite:///{tmp_path}/lab.db --data-dir {tmp_path}/data" in done.stdout

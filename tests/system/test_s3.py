@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from cli_process import arguments_for
 from conftest import REPO, free_port, make_cases
 from s3_store import S3_UP
 
@@ -53,13 +54,13 @@ class Life:
         self.environment = os.environ | keys | {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
     def run(self, mode: str, *more: str) -> subprocess.CompletedProcess[str]:
-        return self._run(["e2e_mlflow.py", "--mode", mode, *self.flags, *more])
+        return self._run(["e2e_mlflow.py", *arguments_for(mode, *self.flags, *more)])
 
     def run_with_the_store_killed_at(self, method: str, call: int, mode: str, *more: str):
         """The store is gone from this call of MLflow's artifact repository on, and back when the mode has ended."""
         killing = {"KILL": str(S3_UP), "KILL_PORT": str(self.store.port), "S3_UP_STATE": str(self.store.state)}
         try:
-            given = [method, str(call), "--mode", mode, *self.flags, *more]
+            given = [method, str(call), *arguments_for(mode, *self.flags, *more)]
             return self._run(["-c", KILL_STORE_AT, *given], killing | {"AWS_MAX_ATTEMPTS": "2"})
         finally:
             self.store.start()
@@ -159,7 +160,7 @@ def test_the_bundle_is_the_one_that_a_local_folder_gives(finished, life):
 
 def test_the_server_answers_with_the_model_from_s3(finished, life):
     port = free_port()
-    command = [sys.executable, "e2e_mlflow.py", "--mode", "serve", "--start", "--port", str(port), *life.flags]
+    command = [sys.executable, "e2e_mlflow.py", *arguments_for("serve", "--start", "--port", str(port), *life.flags)]
     process = subprocess.Popen(command, cwd=REPO, env=life.environment, stdout=subprocess.PIPE, text=True)
     try:
         for line in process.stdout:
@@ -178,14 +179,15 @@ def test_the_server_answers_with_the_model_from_s3(finished, life):
 def test_export_with_keys_that_only_its_flags_know(finished, life):
     without = {name: value for name, value in life.environment.items() if not name.startswith("AWS_")}
     keys = ["--s3-access-key", life.store.key, "--s3-secret-key", life.store.secret]
-    command = [sys.executable, "e2e_mlflow.py", "--mode", "export", *life.flags, "--output-dir",
-               str(life.base / "by-flags"), *keys]  # fmt: skip
+    flags = arguments_for("export", *life.flags, "--output-dir", str(life.base / "by-flags"), *keys)
+    command = [sys.executable, "e2e_mlflow.py", *flags]
     without |= {"AWS_EC2_METADATA_DISABLED": "true"}
     done = subprocess.run(command, cwd=REPO, env=without, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    command[command.index("export")] = "deploy"
+    command = [sys.executable, "e2e_mlflow.py", *arguments_for("deploy", *life.flags), *keys]
     refused = subprocess.run(command, cwd=REPO, env=without, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and "are for --mode export, not for deploy" in refused.stderr
+    assert refused.returncode == 2 and "--s3-access-key is a flag of export, not of deploy." in refused.stderr
+    assert life.store.secret not in refused.stderr
 
 
 def test_a_store_that_is_gone_is_told_before_the_run(finished, life):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from genai_lifecycle.config import LOCAL_SERVER_PORT, E2EConfig
 from genai_lifecycle.serving.commands import as_typed, mode_command
+from genai_lifecycle.stages.serve import ServeSettings, port_flag
 
 if TYPE_CHECKING:
     from genai_lifecycle.lifecycle import LifecycleResult
@@ -54,12 +55,11 @@ def _start(result: ExportResult) -> str:
     return f"cd {shlex.quote(as_typed(result.folder))} && ./build.sh && ./run.sh"
 
 
-def of_summary(config: E2EConfig, model: object, result: LifecycleResult) -> str:
+def of_summary(config: E2EConfig, serve: ServeSettings, model: object, result: LifecycleResult) -> str:
     """What a person wants to know at the end of `--mode all`, and what to type next."""
     report, total_s = result.report, sum(result.seconds.values())
     before = f"previous is version {report.previous}" if report.previous else "no previous version"
     version = f"{report.name} version {report.version} is champion, prompt {result.deployment.prompt.label}; {before}"
-    port = ["--port", str(config.port)] if config.port else []
     bundle = f"not written: {result.export_declined}"
     if result.export:
         bundle = f"{_start(result.export)}   then http://127.0.0.1:8000/docs"
@@ -70,6 +70,6 @@ def of_summary(config: E2EConfig, model: object, result: LifecycleResult) -> str
         f"  version   {version}",
         f"  test      {_passed(report)}",
         f"  look      {mode_command(config, 'ui')}   then http://127.0.0.1:{LOCAL_SERVER_PORT}",
-        f"  serve     {mode_command(config, 'serve', '--start', *port)}   then {result.serve.url}/docs",
+        f"  serve     {mode_command(config, 'serve', '--start', *port_flag(serve))}   then {result.serve.url}/docs",
         f"  bundle    {bundle}",
     ])  # fmt: skip

@@ -10,10 +10,12 @@ import pytest
 from conftest import REPO, make_cases
 
 from genai_lifecycle.cli import main as cli
+from genai_lifecycle.cli.flags import Mode
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.evaluation.gate import Decision
 from genai_lifecycle.evaluation.results import EvaluationResult, PromptResult
 from genai_lifecycle.evaluation.statistics import Interval, Verdict
+from genai_lifecycle.settings import settings_of
 from genai_lifecycle.store.prompt_registry import PromptRef
 
 
@@ -40,10 +42,34 @@ def assert_told(result, code: int, sentence: str) -> None:
 
 
 def test_an_unknown_mode_or_flag(run):
-    assert_told(run("--mode", "publish"), 2, "invalid choice: 'publish'")
-    assert_told(run("--mode", "all", "--modell", "x"), 2, "--modell")
+    assert_told(run("--mode", "exprot"), 2, "There is no mode 'exprot'.\n  -> Did you mean export?")
+    told = run("--mode", "all", "--modell", "x")
+    assert_told(told, 2, "There is no flag --modell.\n  -> Did you mean --model?")
+    assert_told(run("--mode", "all", "list"), 2, "--mode all takes no 'list'")
     assert_told(run(), 2, "Begin with --mode all")
     assert_told(run("--mode", "all", "--seed", "x"), 2, "invalid int value: 'x'")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("test", "--wheels"), "--wheels is a flag of export and all, not of test."),
+        (("ui", "--cases", "x"), "--cases is a flag of experiment, deploy, test, evaluate and all, not of ui."),
+        (("all", "--s3-secret-key", "our-secret"), "--s3-secret-key is a flag of export, not of all."),
+        (("prompts", "--days", "7"), "--days is a flag of import-feedback and monitor, not of prompts."),
+        (("export", "--start"), "--start is a flag of serve, not of export."),
+    ],
+)
+def test_a_flag_of_other_modes_is_refused_with_their_names(run, words, sentence):
+    told = run("--mode", *words)
+    assert_told(told, 2, sentence)
+    assert f"--mode {words[0]} --help" in told[2] and "our-secret" not in told[2]
+
+
+def test_every_group_of_settings_is_some_modes():
+    """A group that no mode names could not be set at all; a name that is no group would be a slip."""
+    groups = {item.group for item in settings_of(E2EConfig)}
+    assert {group for mode in cli.MODES.values() for group in mode.groups} == groups
 
 
 def test_the_former_force_names_the_flags_that_took_its_place(run):
@@ -101,7 +127,7 @@ def test_evaluate_and_rollback_with_nothing_to_work_on(run, tmp_path):
 
 
 def test_a_bad_export(run):
-    assert_told(run("--mode", "export", "--model-uri", "models:/m"), 2, "model_uri is 'models:/m'")
+    assert_told(run("--mode", "export", "--model-uri", "models:/m"), 2, "--model-uri is 'models:/m'")
     assert_told(run("--mode", "export", "--model-uri", "models:/m@x"), 4, "no version with the alias 'x' of 'm'")
     assert_told(run("--mode", "export", "--tracking-uri", "http://127.0.0.1:9"), 3, "No MLflow server answers")
 
@@ -121,7 +147,7 @@ def test_a_flag_without_its_value_is_named(run):
 
 
 def test_a_registered_name_with_illegal_characters(run):
-    assert_told(run("--mode", "test", "--registered-model-name", "a/b"), 2, "registered_model_name 'a/b'")
+    assert_told(run("--mode", "test", "--registered-model-name", "a/b"), 2, "--registered-model-name 'a/b'")
 
 
 def test_a_data_directory_that_cannot_be_made(run, tmp_path):
@@ -143,7 +169,7 @@ def test_ctrl_c_has_the_exit_code_that_a_shell_expects(run, monkeypatch):
     def interrupted(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.MODES, "ui", (interrupted, ""))
+    monkeypatch.setitem(cli.MODES, "ui", Mode(interrupted, "the UI"))
     code, _, err = run("--mode", "ui")
     assert code == 130 and "Interrupted" in err
 
@@ -160,19 +186,21 @@ def test_a_winner_that_the_gate_refuses_is_told_with_what_stays_and_the_gates_ex
     assert_told((code, out, err), 16, "The gate refused qa/3 expert: token_f1 0.300 is below 0.5.")
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("words", [["--help"], ["--mode", "all", "--help"]])
+def test_help_imports_nothing_heavy(words):
     script = (
         "import sys\n"
-        "sys.argv = ['e2e_mlflow.py', '--help']\n"
+        f"sys.argv = {['e2e_mlflow.py', *words]}\n"
         "try:\n"
         "    import runpy; runpy.run_path('e2e_mlflow.py', run_name='__main__')\n"
         "except SystemExit:\n"
         "    pass\n"
-        "heavy = {'mlflow', 'torch', 'transformers', 'pandas', 'numpy', 'scipy', 'langchain_core', 'requests'}\n"
+        "heavy = {'mlflow', 'torch', 'transformers', 'pandas', 'numpy', 'scipy', 'langchain_core', 'requests',\n"
+        "         'pydantic', 'yaml', 'boto3', 'httpx'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True)
-    assert "--registered-model-name" in done.stdout
+    assert "experiment" in done.stdout
     assert "HEAVY []" in done.stdout
 
 

@@ -67,12 +67,12 @@ def first_life(taught_model, made_once) -> Path:
 
 
 def _begin(life: Life) -> None:
-    from genai_lifecycle.stages.deploy import deploy_model
+    from genai_lifecycle.stages.deploy import DeploySettings, deploy_model
     from genai_lifecycle.stages.experiment import run_experiment
 
     experimented = run_experiment(life.config, life.source, life.store)
     winner = experimented.winner
-    deployed = deploy_model(life.config, life.source, life.store, winner.prompt, winner.metrics)
+    deployed = deploy_model(life.config, life.source, life.store, winner.prompt, winner.metrics, DeploySettings())
     results = Path(life.config.data_dir).with_name(RESULTS)
     results.write_bytes(pickle.dumps((life.config.data_dir, experimented, deployed)))
 

@@ -9,7 +9,7 @@ import pytest
 from listening import answering
 
 from genai_lifecycle.errors import ConfigError, ServerFailed
-from genai_lifecycle.stages.chat import HttpPartner, LoadedPartner, Session, open_partner
+from genai_lifecycle.stages.chat import ChatSettings, HttpPartner, LoadedPartner, Session, open_partner
 from genai_lifecycle.store import prompt_registry as registry
 
 
@@ -134,4 +134,4 @@ def test_nobody_there_is_one_sentence():
 
 def test_two_addresses_are_refused(make_config):
     with pytest.raises(ConfigError, match="--url and --model-uri"):
-        open_partner(make_config(url="http://127.0.0.1:1", model_uri="models:/m/1"))
+        open_partner(make_config(), ChatSettings(url="http://127.0.0.1:1", model_uri="models:/m/1"))

@@ -15,8 +15,7 @@ from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import Busy
 from genai_lifecycle.evaluation.answer_cache import folder as folder_of_ledgers
 from genai_lifecycle.lifecycle import MLflow3E2ELifecycle
-from genai_lifecycle.stages import clean as clean_module
-from genai_lifecycle.stages.clean import DAY_MS, clean
+from genai_lifecycle.stages.clean import DAY_MS, CleanSettings, clean
 from genai_lifecycle.store import model_registry, runs
 from genai_lifecycle.store.maintenance import inventory
 from genai_lifecycle.store.store_lock import only_run_on
@@ -89,7 +88,8 @@ class History:
         return made.version, run_id, folder
 
     def clean(self, **settings):
-        return clean(replace(self.config, **({"older_than_days": 0, "keep": 0, "apply": True} | settings)), self.store)
+        everything = {"older_than_days": 0, "keep": 0, "apply": True}
+        return clean(self.config, self.store, CleanSettings(**everything | settings))
 
     def runs(self) -> set[str]:
         return {run.run_id for run in inventory.runs(self.store.experiment_id)}
@@ -386,7 +386,7 @@ def test_scratch_of_a_killed_stage_goes_and_of_a_living_one_stays(history):
 def test_it_waits_for_no_other_run(history):
     with only_run_on(history.store.uri):
         with pytest.raises(Busy):
-            MLflow3E2ELifecycle(replace(history.config, apply=True)).clean()
+            MLflow3E2ELifecycle(history.config).clean(CleanSettings(apply=True))
         assert MLflow3E2ELifecycle(history.config, writes=False).clean().disposals == ()  # a look waits for nobody
 
 
@@ -395,4 +395,4 @@ def test_a_prompt_is_no_model_of_ours(history):
 
     registry.register("qa-simple", "{{question}}", "a prompt", {})
     assert inventory.versions() == []
-    assert clean_module.clean(replace(history.config, older_than_days=0, keep=0), history.store).disposals == ()
+    assert history.clean(apply=False).disposals == ()

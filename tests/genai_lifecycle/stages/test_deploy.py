@@ -16,7 +16,7 @@ from genai_lifecycle.models.fingerprint import artifacts_sha256
 from genai_lifecycle.models.generation import greedy_answers, load_text_model
 from genai_lifecycle.models.packaging import ENGINE_REQUIREMENTS, REQUIREMENTS
 from genai_lifecycle.models.source import weights_sha256
-from genai_lifecycle.stages.deploy import deploy_model
+from genai_lifecycle.stages.deploy import DeploySettings, deploy_model
 from genai_lifecycle.store import model_registry
 
 PICKLES = (".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".cloudpickle")
@@ -121,12 +121,12 @@ def test_bad_cases_leave_no_version(life, deployed, experimented, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     config = dataclasses.replace(life.config, cases=tmp_path / "empty.jsonl")
     with pytest.raises(CasesInvalid):
-        deploy_model(config, life.source, life.store, experimented.winner.prompt, {})
+        deploy_model(config, life.source, life.store, experimented.winner.prompt, {}, DeploySettings())
     assert len(mlflow.MlflowClient().search_model_versions(f"name='{deployed.name}'")) == 1
 
 
 def test_the_name_of_a_prompt_is_refused_as_a_models_name(life, deployed, experimented):
     config = dataclasses.replace(life.config, registered_model_name="qa", engine="torch")
     with pytest.raises(LifecycleError, match="qa|prompt"):
-        deploy_model(config, life.source, life.store, experimented.winner.prompt, {})
+        deploy_model(config, life.source, life.store, experimented.winner.prompt, {}, DeploySettings())
     assert model_registry.by_alias("qa", "candidate") is None

@@ -18,10 +18,10 @@ from genai_lifecycle.evaluation.answer_cache import FOLDER
 from genai_lifecycle.evaluation.evidence import StoredEvidence
 from genai_lifecycle.evaluation.gate import Policy
 from genai_lifecycle.evaluation.results import EvaluationResult
+from genai_lifecycle.models import generation
 from genai_lifecycle.prompts import promotion
-from genai_lifecycle.stages import evaluate as stage
-from genai_lifecycle.stages.evaluate import run_evaluation
-from genai_lifecycle.stages.rollback import roll_back
+from genai_lifecycle.stages.evaluate import EvaluateSettings, run_evaluation
+from genai_lifecycle.stages.rollback import RollbackSettings, roll_back
 from genai_lifecycle.store import prompt_registry as registry
 from genai_lifecycle.store import traces
 
@@ -39,12 +39,12 @@ CASES = {
 
 @pytest.fixture
 def configured(life, deployed, tmp_path):
-    """The life's configuration with a case file and prompts of its own."""
+    """The life's configuration with a case file of its own, its store, and settings with these prompts."""
 
-    def make(*prompts: str, **given):
+    def make(*prompts: str, judge_model: str | None = None, **given):
         (tmp_path / "odd cases.yaml").write_text(json.dumps(CASES), "utf-8")
-        return dataclasses.replace(life.config, cases=tmp_path / "odd cases.yaml", prompt=prompts,
-                                   model_version=("candidate",), **given)  # fmt: skip
+        config = dataclasses.replace(life.config, cases=tmp_path / "odd cases.yaml", judge_model=judge_model)
+        return config, life.store, EvaluateSettings(**{"prompt": prompts, "model_version": ("candidate",)} | given)
 
     return make
 
@@ -56,9 +56,9 @@ def evaluated(shared_life, deployed, tmp_path_factory) -> EvaluationResult:
     store = open_store(shared_life.config)
     cases = tmp_path_factory.mktemp("cases") / "odd.yaml"
     cases.write_text(json.dumps(CASES), "utf-8")
-    config = dataclasses.replace(shared_life.config, cases=cases, prompt=("qa/1", "qa@production"),
-                                 model_version=("candidate",), label="nightly")  # fmt: skip
-    return run_evaluation(config, store)
+    config = dataclasses.replace(shared_life.config, cases=cases)
+    prompts = ("qa/1", "qa@production")
+    return run_evaluation(config, store, EvaluateSettings(prompts, ("candidate",), label="nightly"))
 
 
 def by_template(report: EvaluationResult, name: str):
@@ -107,9 +107,9 @@ def test_a_case_file_may_have_any_name(life, deployed, tmp_path):
     cases.write_text(
         json.dumps({"question": "What is a token?", "reference": "A token is a piece of a word."}), "utf-8"
     )
-    config = dataclasses.replace(life.config, cases=cases, prompt=("qa/3",), model_version=("candidate",))
+    config = dataclasses.replace(life.config, cases=cases)
     for _ in range(2):
-        report = run_evaluation(config, life.store)
+        report = run_evaluation(config, life.store, EvaluateSettings(("qa/3",), ("candidate",)))
     assert report.dataset.startswith('it\'s a "test"-')
     there = [item for item in mlflow.genai.datasets.search_datasets(max_results=50) if item.name == report.dataset]
     assert len(there) == 1
@@ -157,8 +157,8 @@ def test_the_ledger_is_gone_when_all_is_well(evaluated, life):
 
 def test_interrupted_and_run_again_nothing_is_computed_twice(configured, life, monkeypatch):
     monkeypatch.setattr(answering, "BATCH", 1)
-    config = configured("qa/3", "qa/1")
-    compute, asked, most = stage.answer_cases, [], [4]
+    given = configured("qa/3", "qa/1")
+    compute, asked, most = generation.answer_cases, [], [4]
 
     def watched(model, template, cases, **more):
         if len(asked) in most:
@@ -166,11 +166,11 @@ def test_interrupted_and_run_again_nothing_is_computed_twice(configured, life, m
         asked.append((template, cases[0].question))
         return compute(model, template, cases, **more)
 
-    monkeypatch.setattr(stage, "answer_cases", watched)
+    monkeypatch.setattr(generation, "answer_cases", watched)
     with pytest.raises(KeyboardInterrupt):
-        run_evaluation(config, life.store)
+        run_evaluation(*given)
     most.clear()
-    again = run_evaluation(config, life.store)
+    again = run_evaluation(*given)
     assert (again.rows, again.reused) == (6, 4)
     assert len(asked) == len(set(asked)) == 6
     assert all(len(traces_of(item)) == 3 for item in again.results)
@@ -189,7 +189,7 @@ def test_worse_on_purpose_is_refused_better_is_promoted_and_rollback_restores(co
     worse = registry.register("gated", "Nonsense {{question}} nonsense:", "bad", {})
     registry.set_alias("gated", "production", worse)
     better = registry.register("gated", template, "good", {})
-    good = run_evaluation(configured(f"gated/{better}", "gated@production", promote=True), life.store)
+    good = run_evaluation(*configured(f"gated/{better}", "gated@production", promote=True))
     assert good.decision.allowed and live("gated") == better
     tags = registry.version_of(registry.require("gated"), better).tags
     assert tags["gate.decision"] == "passed" and "better than gated/1" in tags["gate.reasons"]
@@ -197,7 +197,7 @@ def test_worse_on_purpose_is_refused_better_is_promoted_and_rollback_restores(co
     assert verdict["subject"] == f"gated/{better}" and verdict["passed"] is True
 
     assert str(good.in_production) == f"gated/{better}"
-    again = run_evaluation(configured(f"gated/{worse}", "gated@production", promote=True), life.store)
+    again = run_evaluation(*configured(f"gated/{worse}", "gated@production", promote=True))
     assert (again.decision, str(again.in_production)) == (None, f"gated/{better}"), "the winner is there already"
 
     gate = promotion.Gate(Policy(), StoredEvidence())
@@ -206,10 +206,10 @@ def test_worse_on_purpose_is_refused_better_is_promoted_and_rollback_restores(co
     assert not refused.allowed and refused.reasons[0].startswith("worse than gated/2"), "what is wrong comes first"
     assert live("gated") == better
 
-    config = dataclasses.replace(life.config, prompt=("gated",))
-    (result,) = roll_back(config)
+    gated = RollbackSettings(prompt=("gated",))
+    (result,) = roll_back(life.config, gated)
     assert (result.name, result.version, result.replaced, live("gated")) == ("gated", "1", "2", worse)
-    roll_back(config)
+    roll_back(life.config, gated)
     assert live("gated") == better
 
 
@@ -227,7 +227,7 @@ def test_lost_rows_are_no_success(configured, life, monkeypatch):
     write = traces.write
     monkeypatch.setattr(traces, "write", lambda batch, *args: write(batch[1:], *args))
     with pytest.raises(TrackingUnavailable, match="MLflow stored 2 of 3 rows"):
-        run_evaluation(configured("qa/1"), life.store)
+        run_evaluation(*configured("qa/1"))
     while mlflow.active_run():
         mlflow.end_run("FAILED")
 
@@ -238,26 +238,25 @@ def test_prompts_models_and_scorers_that_are_not_there(configured, life):
         (["qa/9"], NotFound, "no version 9"), (["a b"], ConfigError, "not named as one"),
     ):  # fmt: skip
         with pytest.raises(error, match=what):
-            run_evaluation(configured(*prompts), life.store)
+            run_evaluation(*configured(*prompts))
     with pytest.raises(NotFound, match="no version '77'"):
-        run_evaluation(dataclasses.replace(configured("qa/1"), model_version=("77",)), life.store)
+        run_evaluation(*configured("qa/1", model_version=("77",)))
     for scorer, what in (("Nonsense", "no scorer 'Nonsense'"), ("Correctness", "needs a judge"),
                          ("RegexMatch", "more than a name")):  # fmt: skip
         with pytest.raises(ConfigError, match=what):
-            run_evaluation(configured("qa/1", scorer=(scorer,)), life.store)
+            run_evaluation(*configured("qa/1", scorer=(scorer,)))
 
 
 def test_a_variable_that_a_case_lacks_is_named_with_its_line(configured, life):
     registry.register("topical", "{{topic}}: {{question}}", "x", {})
     with pytest.raises(CasesInvalid, match="line 1: the prompt topical/1 needs the variable 'topic'"):
-        run_evaluation(configured("topical"), life.store)
+        run_evaluation(*configured("topical"))
 
 
 def test_the_models_own_prompt_and_a_scorer_that_needs_no_judge(life, deployed, tmp_path):
-    config = dataclasses.replace(
-        life.config, cases=make_cases(tmp_path / "c.jsonl"), scorer=("PIIDetection",), model_version=("1",)
-    )
-    report = run_evaluation(config, life.store)
+    config = dataclasses.replace(life.config, cases=make_cases(tmp_path / "c.jsonl"))
+    settings = EvaluateSettings(scorer=("PIIDetection",), model_version=("1",))
+    report = run_evaluation(config, life.store, settings)
     assert [item.label for item in report.results] == ["qa/3"]
     assert report.verdict is None
     assert {a.name for a in traces_of(report.results[0])[0].info.assessments} >= {"pii_detection", "token_f1"}
@@ -265,13 +264,13 @@ def test_the_models_own_prompt_and_a_scorer_that_needs_no_judge(life, deployed, 
 
 def test_a_judge_is_asked_through_mlflow_and_one_that_fails_is_told(configured, life, monkeypatch):
     with judging(monkeypatch) as judge:
-        report = run_evaluation(configured("qa/3", judge_model="openai:/judge"), life.store)
+        report = run_evaluation(*configured("qa/3", judge_model="openai:/judge"))
         assert report.judge == "Correctness, RelevanceToQuery by openai:/judge"
         assert len(judge.asked) == 1 + 6, "it is tried with one question first"
         for trace in traces_of(report.results[0]):
             said = {a.name: a.feedback.value for a in trace.info.assessments if a.feedback}
             assert (said["correctness"], said["relevance_to_query"]) == ("yes", "yes")
         judge.content = "I like it."
-        report = run_evaluation(configured("qa/3", scorer=("Correctness",), judge_model="openai:/judge"), life.store)
+        report = run_evaluation(*configured("qa/3", scorer=("Correctness",), judge_model="openai:/judge"))
         assert report.judge == "Correctness by openai:/judge; 3 answers were not judged"
         assert report.results[0].metrics["token_f1"] == 1.0

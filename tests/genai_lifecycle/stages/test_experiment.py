@@ -223,7 +223,7 @@ def test_interrupted_and_run_again_nothing_is_computed_twice(new_life, monkeypat
 
 
 def test_a_server_without_a_prompt_registry(new_life, monkeypatch, tmp_path):
-    from genai_lifecycle.stages.deploy import deploy_model
+    from genai_lifecycle.stages.deploy import DeploySettings, deploy_model
     from genai_lifecycle.store import model_registry
 
     def no_such_route(*_, **__):
@@ -240,7 +240,7 @@ def test_a_server_without_a_prompt_registry(new_life, monkeypatch, tmp_path):
     prompt = prompt_in_production(life.config, life.store)
     assert prompt == result.winner.prompt
     config = dataclasses.replace(life.config, engine="torch")
-    made = deploy_model(config, life.source, life.store, prompt, result.winner.metrics)
+    made = deploy_model(config, life.source, life.store, prompt, result.winner.metrics, DeploySettings())
     assert made.model_version.tags["prompt"] == "qa (expert)"
     assert model_registry.candidate(made.model_version.name).version == made.model_version.version
     folder = mlflow.artifacts.download_artifacts(f"models:/{made.model_id}", dst_path=str(tmp_path / "download"))

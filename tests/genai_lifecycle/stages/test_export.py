@@ -9,7 +9,7 @@ import pickle
 import re
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -20,7 +20,7 @@ from genai_lifecycle.errors import BundleError, ExportDeclined, NotFound, Storag
 from genai_lifecycle.models import bundle, packaging
 from genai_lifecycle.models.fingerprint import artifacts_sha256
 from genai_lifecycle.stages import export as stage
-from genai_lifecycle.stages.export import ExportResult, export_model
+from genai_lifecycle.stages.export import ExportResult, ExportSettings, export_model
 from genai_lifecycle.store import model_registry
 from genai_lifecycle.store.tracking_store import open_store
 
@@ -64,12 +64,29 @@ def quick(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(bundle, "PACKAGE", package)
 
 
+@dataclass(frozen=True)
+class Request:
+    """Which version is to be exported, and where to."""
+
+    config: E2EConfig
+    settings: ExportSettings
+
+    def but(self, **changes) -> Request:
+        return replace(self, settings=replace(self.settings, **changes))
+
+    def with_config(self, **changes) -> Request:
+        return replace(self, config=replace(self.config, **changes))
+
+    def folder(self, name: str) -> Path:
+        return getattr(self.config, name, None) or getattr(self.settings, name)
+
+
 @pytest.fixture
 def version(registry, tmp_path):
-    """Registers a version with FILES as changed by keyword (None = left out); returns the config that names it."""
+    """Registers a version with FILES as changed by keyword (None = left out); returns what names it."""
     open_store(registry)
 
-    def make(changes: dict[str, bytes | None] | None = None, tags: dict[str, str] | None = None) -> E2EConfig:
+    def make(changes: dict[str, bytes | None] | None = None, tags: dict[str, str] | None = None) -> Request:
         folder = tmp_path / f"source{len(list(tmp_path.iterdir()))}"
         for name, content in (FILES | (changes or {})).items():
             if content is not None:
@@ -78,61 +95,62 @@ def version(registry, tmp_path):
         tags = {"weights_sha256": SHA256, "model": "gpt2", "run_id": "r1"} if tags is None else tags
         made = mlflow.MlflowClient().create_model_version(registry.registered_model_name, str(folder), tags=tags)
         uri = f"models:/{registry.registered_model_name}/{made.version}"
-        return replace(registry, model_uri=uri, output_dir=tmp_path / "out")
+        return Request(registry, ExportSettings(model_uri=uri, output_dir=tmp_path / "out"))
 
     return make
 
 
-def export(config: E2EConfig) -> ExportResult:
-    return export_model(config, open_store(config))
+def export(request: Request) -> ExportResult:
+    return export_model(request.config, open_store(request.config), request.settings)
 
 
-def assert_refused(config: E2EConfig, sentence: str, kind: type = BundleError) -> None:
+def assert_refused(request: Request, sentence: str, kind: type = BundleError) -> None:
     with pytest.raises(kind) as error:
-        export(config)
+        export(request)
     assert type(error.value) is kind
     assert re.search(sentence, error.value.args[0]) and error.value.hint, error.value
-    assert not config.output_dir.exists()
-    assert not list(config.staging_dir.glob("scratch-*"))
+    assert not request.settings.output_dir.exists()
+    assert not list(request.config.staging_dir.glob("scratch-*"))
 
 
 # --- a version that may be exported ---------------------------------------------------------------
 
 
 def test_the_bundle_says_what_it_holds(version):
-    config = version()
-    result = export(config)
-    manifest = json.loads((config.output_dir / "manifest.json").read_text("utf-8"))
-    number = config.model_uri.rpartition("/")[2]
-    assert manifest["model"] == {"name": "My_Model.v2", "version": number, "alias": None, "uri": config.model_uri}
+    request = version()
+    result = export(request)
+    manifest = json.loads((request.settings.output_dir / "manifest.json").read_text("utf-8"))
+    number = request.settings.model_uri.rpartition("/")[2]
+    uri = request.settings.model_uri
+    assert manifest["model"] == {"name": "My_Model.v2", "version": number, "alias": None, "uri": uri}
     told = {name: manifest[name] for name in ("base_model", "base_model_revision", "prompt", "run_id", "precision")}
     assert told == {
         "base_model": "gpt2", "base_model_revision": None, "prompt": "qa-simple/2", "run_id": "r1", "precision": "int8"
     }  # fmt: skip
     assert manifest["weights_sha256"] == SHA256 and manifest["engine"] == "openvino"
     assert manifest["image"] == f"my-model-v2:{number}" == result.image
-    assert (result.folder, result.files) == (str(config.output_dir.resolve()), len(manifest["files"]))
+    assert (result.folder, result.files) == (str(request.settings.output_dir.resolve()), len(manifest["files"]))
     for name, content in FILES.items():
-        assert (config.output_dir / "model" / name).read_bytes() == content
+        assert (request.settings.output_dir / "model" / name).read_bytes() == content
 
 
 def test_the_registrys_own_files_stay_as_they_are(version, tmp_path):
-    config = version()
+    request = version()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    export(config)
+    export(request)
     assert before == {path: path.read_bytes() for path in before}, "the store's own files"
-    assert not list(config.staging_dir.glob("scratch-*"))
+    assert not list(request.config.staging_dir.glob("scratch-*"))
 
 
 def test_by_alias_and_the_champion_by_default(version, registry):
-    config, client = version(), mlflow.MlflowClient()
-    number = config.model_uri.rpartition("/")[2]
-    default = replace(config, model_uri=None)
+    request, client = version(), mlflow.MlflowClient()
+    number = request.settings.model_uri.rpartition("/")[2]
+    default = request.but(model_uri=None)
     assert_refused(default, "No version of 'My_Model.v2' is champion yet", NotFound)
     client.set_registered_model_alias(registry.registered_model_name, "champion", number)
     try:
         assert (export(default).version, export(default).alias) == (number, "champion")
-        by_alias = replace(config, model_uri="models:/My_Model.v2@champion")
+        by_alias = request.but(model_uri="models:/My_Model.v2@champion")
         assert export(by_alias).version == number
     finally:
         client.delete_registered_model_alias(registry.registered_model_name, "champion")
@@ -142,29 +160,29 @@ def test_another_versions_bundle_takes_the_place_of_the_one_before(version):
     export(version())
     newer = version()
     export(newer)
-    manifest = json.loads((newer.output_dir / "manifest.json").read_text("utf-8"))
-    assert manifest["model"]["uri"] == newer.model_uri
+    manifest = json.loads((newer.settings.output_dir / "manifest.json").read_text("utf-8"))
+    assert manifest["model"]["uri"] == newer.settings.model_uri
 
 
 def test_a_bundle_that_was_changed_stays_and_nothing_is_fetched(version, monkeypatch):
-    config = version()
-    export(config)
-    (config.output_dir / ".env").write_text("API_KEYS=secret")
+    request = version()
+    export(request)
+    (request.settings.output_dir / ".env").write_text("API_KEYS=secret")
     with monkeypatch.context() as patch:
         patch.setattr(model_registry, "download", lambda *given: pytest.fail("fetched"))
         with pytest.raises(BundleError, match=r"\.env was added"):
             export(version())
-    export(replace(version(), overwrite=True))
-    assert not (config.output_dir / ".env").exists()
+    export(version().but(overwrite=True))
+    assert not (request.settings.output_dir / ".env").exists()
 
 
 def test_nothing_of_the_store_is_overwritten(version):
-    config = version()
-    for place in (Path(config.data_dir), config.staging_dir, Path(config.data_dir).parent):
+    request = version()
+    for place in (Path(request.config.data_dir), request.config.staging_dir, Path(request.config.data_dir).parent):
         place.mkdir(exist_ok=True)
         (place / "kept").write_text("")
         with pytest.raises(BundleError, match="is not overwritten"):
-            export(replace(config, output_dir=place, overwrite=True))
+            export(request.but(output_dir=place, overwrite=True))
         assert (place / "kept").exists()
 
 
@@ -172,44 +190,44 @@ def test_nothing_of_the_store_is_overwritten(version):
 
 
 def test_an_unknown_version_alias_or_name(version):
-    config = version()
-    assert_refused(replace(config, model_uri="models:/My_Model.v2/999"), "no version 999 of 'My_Model.v2'", NotFound)
-    assert_refused(replace(config, model_uri="models:/My_Model.v2@gone"), "with the alias 'gone'", NotFound)
-    assert_refused(replace(config, model_uri="models:/other/1"), "no version 1 of 'other'", NotFound)
+    request = version()
+    assert_refused(request.but(model_uri="models:/My_Model.v2/999"), "no version 999 of 'My_Model.v2'", NotFound)
+    assert_refused(request.but(model_uri="models:/My_Model.v2@gone"), "with the alias 'gone'", NotFound)
+    assert_refused(request.but(model_uri="models:/other/1"), "no version 1 of 'other'", NotFound)
 
 
 def test_files_that_are_gone(version, tmp_path):
-    config = version()
+    request = version()
     for folder in tmp_path.glob("source*"):
         folder.rename(tmp_path / "moved")
-    assert_refused(config, "files of models:/My_Model.v2/.* are not in the artifact store any more", NotFound)
+    assert_refused(request, "files of models:/My_Model.v2/.* are not in the artifact store any more", NotFound)
 
 
 def test_an_output_path_that_is_a_file(version, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BundleError, match="is a file"):
-        export(replace(version(), output_dir=tmp_path / "file"))
+        export(version().but(output_dir=tmp_path / "file"))
 
 
 @pytest.mark.parametrize("place", ["staging_dir", "output_dir"])
 def test_too_little_space_is_told_before_anything_is_fetched(version, monkeypatch, place):
-    config = version()
-    store, full, usage = open_store(config), getattr(config, place), bundle.shutil.disk_usage
+    request = version()
+    store, full, usage = open_store(request.config), request.folder(place), bundle.shutil.disk_usage
     monkeypatch.setattr(model_registry, "download", lambda *given: pytest.fail("fetched"))
     monkeypatch.setattr(model_registry, "size_bytes", lambda version: 10_000_000)
     monkeypatch.setattr(
         bundle.shutil, "disk_usage", lambda path: usage(path)._replace(free=10 if full.is_relative_to(path) else 10**12)
     )
     with pytest.raises(BundleError, match="Only 0 MB are free at .*; the export needs (10|60) MB"):
-        export_model(config, store)
-    assert not config.output_dir.exists()
+        export_model(request.config, store, request.settings)
+    assert not request.settings.output_dir.exists()
 
 
 def test_a_staging_folder_that_cannot_be_made(version, tmp_path):
     (tmp_path / "file").write_text("")
-    config = replace(version(), staging_dir=tmp_path / "file" / "staging")
+    request = version().with_config(staging_dir=tmp_path / "file" / "staging")
     with pytest.raises(StorageFailed, match="Cannot write .*file/staging: Not a directory") as error:
-        export(config)
+        export(request)
     assert "LIFECYCLE_STAGING_DIR" in error.value.hint
 
 
@@ -254,8 +272,8 @@ def test_a_version_that_still_points_at_the_hub(version, changes, pointer):
 
 def test_a_version_that_torch_answers_for(version):
     torch = b'{"converted": false, "reason": "the architecture \'llama\' is not converted"}'
-    config = version({"artifacts/ir/conversion.json": torch})
-    assert_refused(config, "answers with torch .the architecture 'llama' is not converted., and", ExportDeclined)
+    request = version({"artifacts/ir/conversion.json": torch})
+    assert_refused(request, "answers with torch .the architecture 'llama' is not converted., and", ExportDeclined)
     assert_refused(version({"artifacts/ir/conversion.json": None}), "it has no converted model", ExportDeclined)
 
 
@@ -321,10 +339,10 @@ def test_a_damaged_description(version):
 
 def test_no_path_of_this_machine_leaves_and_what_the_registry_has_is_told(version):
     logged = b"artifact_path: /home/a\nflavors:\n  python_function:\n    model_code_path: /home/a/code.py\n"
-    config = version({"MLmodel": logged})
-    export(config)
-    assert b"/home/" not in (config.output_dir / "model" / "MLmodel").read_bytes()
-    manifest = json.loads((config.output_dir / "manifest.json").read_text("utf-8"))
+    request = version({"MLmodel": logged})
+    export(request)
+    assert b"/home/" not in (request.settings.output_dir / "model" / "MLmodel").read_bytes()
+    manifest = json.loads((request.settings.output_dir / "manifest.json").read_text("utf-8"))
     assert manifest["changed_from_registry"] == {"model/MLmodel": hashlib.sha256(logged).hexdigest()}
 
 
@@ -338,7 +356,7 @@ def test_the_s3_flags_are_in_the_environment_during_the_download_only(version, m
     monkeypatch.setattr(model_registry, "download", looking)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "before")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
-    result = export(replace(version(), **S3))
+    result = export(version().with_config(**S3))
     assert (seen["AWS_ACCESS_KEY_ID"], seen["AWS_SECRET_ACCESS_KEY"]) == ("our-key", "our-secret")
     assert seen["MLFLOW_S3_ENDPOINT_URL"] == "http://127.0.0.1:9"
     assert os.environ["AWS_ACCESS_KEY_ID"] == "before" and "AWS_SECRET_ACCESS_KEY" not in os.environ
@@ -347,16 +365,17 @@ def test_the_s3_flags_are_in_the_environment_during_the_download_only(version, m
 
 
 def test_no_key_is_kept_or_shown(version):
-    config = replace(version(), **S3)
-    export(config)
-    assert "our-" not in repr(config)
-    kept = [path for path in config.output_dir.rglob("*") if path.is_file() and b"our-secret" in path.read_bytes()]
+    request = version().with_config(**S3)
+    export(request)
+    assert "our-" not in repr(request)
+    files = [path for path in request.settings.output_dir.rglob("*") if path.is_file()]
+    kept = [path for path in files if b"our-secret" in path.read_bytes()]
     assert kept == []
 
 
-def in_s3(config: E2EConfig) -> E2EConfig:
-    made = mlflow.MlflowClient().create_model_version(config.registered_model_name, "s3://bucket/model")
-    return replace(config, model_uri=f"models:/{config.registered_model_name}/{made.version}")
+def in_s3(request: Request) -> Request:
+    made = mlflow.MlflowClient().create_model_version(request.config.registered_model_name, "s3://bucket/model")
+    return request.but(model_uri=f"models:/{request.config.registered_model_name}/{made.version}")
 
 
 def test_without_the_s3_client(version, monkeypatch):
@@ -386,7 +405,7 @@ def test_a_deployed_version_answers_out_of_its_bundle(life, deployed, tmp_path, 
     from genai_server.settings import ServerSettings
 
     uri = f"models:/{deployed.name}/{deployed.version}"
-    result = export_model(replace(life.config, model_uri=uri, output_dir=tmp_path / "out"), life.store)
+    result = export_model(life.config, life.store, ExportSettings(model_uri=uri, output_dir=tmp_path / "out"))
     monkeypatch.setenv("MODEL_INFO_FILE", str(tmp_path / "out" / "manifest.json"))
     monkeypatch.setenv("MLFLOW_MODEL_URI", str(tmp_path / "out" / "model"))
     with TestClient(create_app(ServerSettings.from_env())) as client:

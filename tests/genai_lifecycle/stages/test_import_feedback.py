@@ -21,7 +21,7 @@ from genai_lifecycle.errors import Busy, ConfigError
 from genai_lifecycle.evaluation.case_files import read_case_file
 from genai_lifecycle.monitoring.feedback_ledger import read_ledger
 from genai_lifecycle.runtime.lock import only_run
-from genai_lifecycle.stages.import_feedback import FOLDER, import_feedback
+from genai_lifecycle.stages.import_feedback import FOLDER, ImportFeedbackSettings, import_feedback
 from genai_lifecycle.store import served
 from genai_lifecycle.store.tracking_store import open_store
 from genai_server.answer import Answer, AnswerVersions
@@ -36,7 +36,7 @@ VERSIONS = AnswerVersions("tiny", "7", "qa-simple/3", "model")
 KILLED_AFTER_TWO = """
 import os, signal, sys
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.stages.import_feedback import import_feedback
+from genai_lifecycle.stages.import_feedback import ImportFeedbackSettings, import_feedback
 from genai_lifecycle.store import served
 from genai_lifecycle.store.environment import prepare
 from genai_lifecycle.store.tracking_store import open_store
@@ -53,7 +53,7 @@ def attach_and_die(*args):
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 served.attach = attach_and_die
-import_feedback(config, open_store(config))
+import_feedback(config, open_store(config), ImportFeedbackSettings())
 """
 
 
@@ -64,9 +64,11 @@ class Servers:
     base: Path
     config: E2EConfig
 
-    def run(self, **given):
-        config = dataclasses.replace(self.config, **given)
-        return import_feedback(config, open_store(config))
+    def run(self, serving_experiment: str = "", **given):
+        config = self.config
+        if serving_experiment:
+            config = dataclasses.replace(config, serving_experiment=serving_experiment)
+        return import_feedback(config, open_store(config), ImportFeedbackSettings(**given))
 
     def trace(self, request_id: str, question: str = "What is MLflow?", history=()) -> None:
         asked = AnswerRequest({"question": question, "history": list(history)}, {}, request_id, "ask")
@@ -169,7 +171,7 @@ def test_what_mlflow_does_not_take_is_named_and_the_others_are_attached(servers,
         servers.keep(f"r-{number}", comment="half" if number == 1 else "whole")
     ledger = servers.config.feedback_file
     ledger.write_text(ledger.read_text().replace("half", "half \\ud800 a character"))  # no server writes that
-    MODES["import-feedback"][0](servers.config)
+    MODES["import-feedback"].run(servers.config, ImportFeedbackSettings())
     said = capsys.readouterr().out
     assert "2 attached to their traces" in said and "1 that MLflow does not take (-v says why): r-1" in said
     assert servers.run().refused == ("r-1",)
@@ -187,7 +189,7 @@ def test_a_half_line_waits_and_a_broken_one_is_told(servers, capsys):
     servers.keep("r-1")
     with servers.config.feedback_file.open("a") as file:
         file.write('nonsense\n{"request_id": "r-1", "na')
-    MODES["import-feedback"][0](servers.config)
+    MODES["import-feedback"].run(servers.config, ImportFeedbackSettings())
     said = capsys.readouterr().out
     assert "1 attached to their traces, 0 were there before" in said
     assert "Not readable: feedback.jsonl, line 2: not valid JSON" in said and "half written" in said
@@ -205,7 +207,7 @@ def test_feedback_becomes_cases_that_the_evaluation_reads(servers, capsys):
     servers.keep("r-2", value=False)
     servers.keep("r-3")
     target = servers.base / "out" / "cases.jsonl"
-    MODES["import-feedback"][0](dataclasses.replace(servers.config, to_cases=target))
+    MODES["import-feedback"].run(servers.config, ImportFeedbackSettings(to_cases=target))
     cases = read_case_file(target).cases
     assert {case.question: case.reference for case in cases} == {
         "What is MLflow?": "A platform for models.", "What is a <b>{{token}}</b>?": "",

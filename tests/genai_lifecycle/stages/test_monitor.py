@@ -16,7 +16,7 @@ from genai_lifecycle.cli.main import MODES
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, LimitCrossed, StorageFailed
 from genai_lifecycle.stages import monitor as stage
-from genai_lifecycle.stages.monitor import run_monitor
+from genai_lifecycle.stages.monitor import MonitorSettings, run_monitor
 from genai_lifecycle.store import evaluations, runs, served, traces
 from genai_lifecycle.store.prompt_registry import PromptRef
 from genai_lifecycle.store.tracking_store import open_store
@@ -52,17 +52,17 @@ class Pyfunc:
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory):
-    """(config, store) with the traces, the feedback and the baseline."""
+    """(config, store, settings) with the traces, the feedback and the baseline."""
     base = tmp_path_factory.mktemp("monitor")
     where = folders(base)
-    config = E2EConfig(**where, tracking_uri=where["backend_store_uri"], limits=base / "limits.yaml",
-                       report=base / "out" / "monitor.md")  # fmt: skip
-    config.limits.write_text(LIMITS + "  error_rate: {at_most: 0.5}\ndrift: {fails: false}\n")
+    config = E2EConfig(**where, tracking_uri=where["backend_store_uri"])
+    settings = MonitorSettings(limits=base / "limits.yaml", report=base / "out" / "monitor.md")
+    settings.limits.write_text(LIMITS + "  error_rate: {at_most: 0.5}\ndrift: {fails: false}\n")
     store = open_store(config)
     _serve(config)
     open_store(config)
     _baseline()
-    return config, store
+    return config, store, settings
 
 
 @pytest.fixture(autouse=True)
@@ -160,8 +160,8 @@ def test_it_is_a_run_and_a_file(report, life, tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "| error_rate | 0.0526 | 19 |" in text and "- model_failed: 1" in text
-    assert life[0].report.read_text("utf-8") == text.replace("![volume and latency](daily.png)\n\n", "")
-    assert [path.name for path in life[0].report.parent.iterdir()] == ["monitor.md"]
+    assert life[2].report.read_text("utf-8") == text.replace("![volume and latency](daily.png)\n\n", "")
+    assert [path.name for path in life[2].report.parent.iterdir()] == ["monitor.md"]
 
 
 def test_small_pages_give_the_same(life, monkeypatch, report):
@@ -182,30 +182,30 @@ def test_a_crossed_limit_is_named_with_its_value_and_what_to_do(life, tmp_path, 
     limits = tmp_path / "limits.yaml"
     limits.write_text(LIMITS + "  error_rate: {at_most: 0.01}\n  positive_share: {at_least: 0.99}\n")
     with pytest.raises(LimitCrossed) as caught:
-        MODES["monitor"][0](dataclasses.replace(life[0], limits=limits))
+        MODES["monitor"].run(life[0], dataclasses.replace(life[2], limits=limits))
     said = str(caught.value)
     assert caught.value.exit_code == 17 and "error_rate is 0.05263 over 19 requests; the limit is at most 0.01" in said
     assert "answer_tokens of qa-simple/3 on tiny version 7 has drifted: median 6, in the baseline median 26" in said
     assert "Look at the traces in state ERROR" in said and "positive_share is" not in said  # 8 of 12
     printed = capsys.readouterr().out
     assert "too few for a verdict, fewer than 12: positive_share (8)" in printed and "3 limit(s) crossed." in printed
-    assert "3 limit(s) crossed" in life[0].report.read_text("utf-8")
+    assert "3 limit(s) crossed" in life[2].report.read_text("utf-8")
 
 
 def test_an_empty_period_says_so_and_is_no_failure(life, capsys):
     for config in (dataclasses.replace(life[0], serving_experiment="elsewhere"), life[0]):
-        result = run_monitor(config, life[1], now_ms=1_700_000_000_000)
+        result = run_monitor(config, *life[1:], now_ms=1_700_000_000_000)
         assert result.requests == 0 and result.crossed == () and result.drift == ()
         assert "MLFLOW_TRACE_SAMPLING_RATIO" in result.notes[0]
-        assert "Nothing was traced in this period." in config.report.read_text("utf-8")
-    MODES["monitor"][0](dataclasses.replace(life[0], serving_experiment="elsewhere"))
+        assert "Nothing was traced in this period." in life[2].report.read_text("utf-8")
+    MODES["monitor"].run(dataclasses.replace(life[0], serving_experiment="elsewhere"), life[2])
     assert "Nothing was traced" in capsys.readouterr().out
 
 
 def test_silence_can_be_a_limit_too(life, tmp_path):
     limits = tmp_path / "limits.yaml"
     limits.write_text("limits: {requests: {at_least: 1}}")
-    result = run_monitor(dataclasses.replace(life[0], limits=limits), life[1], now_ms=1_700_000_000_000)
+    result = run_monitor(*life[:2], dataclasses.replace(life[2], limits=limits), now_ms=1_700_000_000_000)
     assert [item.said for item in result.crossed] == ["requests is 0; the limit is at least 1"]
 
 
@@ -230,11 +230,11 @@ def test_wrong_limits_leave_no_run(life, tmp_path):
     (tmp_path / "limits.yaml").write_text("limits: {speed: {at_most: 1}}")
     before = len(mlflow.MlflowClient().search_runs([life[1].experiment_id]))
     with pytest.raises(ConfigError, match="'speed' in limits is unknown"):
-        run_monitor(dataclasses.replace(life[0], limits=tmp_path / "limits.yaml"), life[1])
+        run_monitor(*life[:2], dataclasses.replace(life[2], limits=tmp_path / "limits.yaml"))
     assert len(mlflow.MlflowClient().search_runs([life[1].experiment_id])) == before
 
 
 def test_a_report_that_cannot_be_written(life, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailed, match="Cannot write"):
-        run_monitor(dataclasses.replace(life[0], report=tmp_path / "file" / "monitor.md"), life[1])
+        run_monitor(*life[:2], dataclasses.replace(life[2], report=tmp_path / "file" / "monitor.md"))

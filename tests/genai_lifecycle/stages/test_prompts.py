@@ -18,7 +18,7 @@ from genai_lifecycle.evaluation.gate import Policy
 from genai_lifecycle.prompts import promotion
 from genai_lifecycle.prompts.production import prompt_in_production
 from genai_lifecycle.prompts.promotion import Gate
-from genai_lifecycle.stages.prompts import PromptsResult, PromptsWish, run_prompts
+from genai_lifecycle.stages.prompts import PromptsResult, PromptsSettings, run_prompts
 from genai_lifecycle.store import prompt_registry as registry
 from genai_lifecycle.store.prompt_registry import PREVIOUS, PRODUCTION, PromptRef
 from genai_lifecycle.store.tracking_store import open_store
@@ -55,8 +55,8 @@ def gate(**scores: tuple[float, ...]) -> Callable[[], Gate]:
     return lambda: Gate(Policy(), evidence_of)
 
 
-def act(action: str, name: str | None, opened: Callable[[], Gate] | None = None, **wish) -> PromptsResult:
-    return run_prompts(PromptsWish(action=action, name=name, **wish), opened or gate())
+def act(action: str, name: str | None, opened: Callable[[], Gate] | None = None, **given) -> PromptsResult:
+    return run_prompts(PromptsSettings(action=action, name=name, **given), opened or gate())
 
 
 def aliases(name: str) -> dict[str, int]:
@@ -74,7 +74,7 @@ def tags(name: str, version: int) -> dict[str, str]:
 
 
 def test_a_new_prompt_is_in_production_and_plain_mlflow_shows_it(name):
-    result = act("create", name, template=FIRST, commit_message="first", tags={"owner": "me"})
+    result = act("create", name, template=FIRST, commit_message="first", tags=["owner=me"])
     assert "in production" in result.message
     found = mlflow.search_registered_models(
         filter_string=f"name = '{name}' AND tags.`mlflow.prompt.is_prompt` = 'true'"
@@ -244,11 +244,11 @@ def test_what_is_in_production_is_deleted_only_when_it_is_said_so(name):
     assert registry.find(name) is None
 
 
-# --- wrong wishes ---------------------------------------------------------------------------------
+# --- wrong settings ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "given",
     [
         {"action": "unknown"},
         {"action": "show"},
@@ -256,23 +256,23 @@ def test_what_is_in_production_is_deleted_only_when_it_is_said_so(name):
         {"action": "show", "name": "a' OR 'x"},
         {"action": "create", "name": "a"},
         {"action": "create", "name": "a", "template": "{{question"},
-        {"action": "create", "name": "a", "template": "x", "tags": {"mlflow.x": "1"}},
+        {"action": "create", "name": "a", "template": "x", "tags": ["mlflow.x=1"]},
         {"action": "alias", "name": "a", "alias": "production"},
         {"action": "alias", "name": "a", "alias": "previous", "version": 1},
         {"action": "alias", "name": "a", "alias": "latest", "version": 1},
         {"action": "alias", "name": "a", "alias": "v2", "version": 1},
     ],
 )
-def test_a_wrong_wish_is_refused_before_anything_is_done(wish):
+def test_wrong_settings_are_refused_before_anything_is_done(given):
     with pytest.raises(ConfigError) as refusal:
-        PromptsWish(**wish)
+        PromptsSettings(**given)
     assert refusal.value.hint
 
 
 def test_what_is_not_there_is_named(name):
-    for wish in ({"version": 1}, {"alias": "production"}):
+    for given in ({"version": 1}, {"alias": "production"}):
         with pytest.raises(NotFound, match="There is no prompt"):
-            act("show", name, **wish)
+            act("show", name, **given)
     act("create", name, template=FIRST)
     with pytest.raises(NotFound, match="no version 7"):
         act("show", name, version=7)

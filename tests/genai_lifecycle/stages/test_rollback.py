@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 
 import pytest
 
 from genai_lifecycle.errors import Busy, NotFound, TrackingUnavailable
-from genai_lifecycle.stages.rollback import roll_back
+from genai_lifecycle.stages.rollback import RollbackSettings, roll_back
 from genai_lifecycle.store import model_registry
 from genai_server.registry import alias_moves
 
@@ -30,12 +29,12 @@ def test_the_former_champion_comes_back_and_again(store, make_config):
         client.create_model_version(name, "/nowhere/model")
     model_registry.set_alias(name, "champion", "1")
     with pytest.raises(NotFound, match="before the champion is recorded"):
-        roll_back(config)
+        roll_back(config, RollbackSettings())
     model_registry.promote(model_registry.by_version(name, "2"))
-    (result,) = roll_back(config)
+    (result,) = roll_back(config, RollbackSettings())
     assert (result.alias, result.version, result.replaced) == ("champion", "1", "2")
     assert champion(name) == ("1", "2")
-    roll_back(config)
+    roll_back(config, RollbackSettings())
     assert champion(name) == ("2", "1")
 
 
@@ -73,10 +72,10 @@ def test_an_error_in_the_middle_is_made_good_by_the_same_command(three, make_con
 
     monkeypatch.setattr(model_registry, call, failing)
     with pytest.raises(TrackingUnavailable):
-        roll_back(make_config())
+        roll_back(make_config(), RollbackSettings())
     assert champion(three) == {"set_alias": ("1", "1"), "tag_version": ("2", "1")}[call]
     monkeypatch.undo()
-    (result,) = roll_back(make_config())
+    (result,) = roll_back(make_config(), RollbackSettings())
     assert (result.version, result.replaced) == ("1", "2") and champion(three) == ("1", "2")
 
 
@@ -85,7 +84,7 @@ def test_a_former_version_that_was_deleted_is_no_way_back(three, make_config):
 
     mlflow.MlflowClient().delete_model_version(three, "1")
     with pytest.raises(NotFound, match="before the champion"):
-        roll_back(make_config())
+        roll_back(make_config(), RollbackSettings())
     mlflow.MlflowClient().delete_model_version(three, "2")
     model_registry.promote(model_registry.by_version(three, "3"))
     assert champion(three) == ("3", None)
@@ -107,12 +106,12 @@ def test_while_another_program_moves_the_aliases_nothing_is_moved(three, make_co
     claim = {"host": "elsewhere", "pid": 1, "started": "", "until_ms": int(time.time() * 1000) + 60_000, "note": {}}
     mlflow.MlflowClient().set_registered_model_tag(three, "lifecycle.lease.theirs", json.dumps(claim))
     with pytest.raises(Busy, match="Another command moves these aliases") as refused:
-        roll_back(make_config())
+        roll_back(make_config(), RollbackSettings())
     assert "run the same command again" in refused.value.hint and champion(three) == ("2", "1")
 
 
 def test_a_prompt_or_model_that_is_not_there(store, make_config):
     with pytest.raises(NotFound, match="before the champion"):
-        roll_back(make_config())
+        roll_back(make_config(), RollbackSettings())
     with pytest.raises(NotFound, match="no prompt 'none'"):
-        roll_back(dataclasses.replace(make_config(), prompt=("none",)))
+        roll_back(make_config(), RollbackSettings(prompt=("none",)))

@@ -16,7 +16,7 @@ import pytest
 
 from genai_lifecycle.errors import GateRefused, NotFound, VerificationFailed
 from genai_lifecycle.stages import test as stage
-from genai_lifecycle.stages.deploy import deploy_model
+from genai_lifecycle.stages.deploy import DeploySettings, deploy_model
 from genai_lifecycle.stages.test import VerificationReport, verify_candidate
 from genai_lifecycle.store import model_registry
 from genai_lifecycle.store.tracking_store import open_store
@@ -179,7 +179,7 @@ def test_there_is_nothing_to_test_before_deploy(store, make_config):
 def test_a_version_that_works_but_answers_worse_is_refused_and_an_override_is_recorded(life, report, experimented):
     config = dataclasses.replace(life.config, engine="torch")
     worse = next(item.prompt for item in experimented.results if item.prompt.template_name == "simple")
-    made = deploy_model(config, life.source, life.store, worse, {})
+    made = deploy_model(config, life.source, life.store, worse, {}, DeploySettings())
     before = aliases(life)
     with pytest.raises(GateRefused, match=f"Version {made.version} works, .* worse than version") as refused:
         verify_candidate(config, life.store)

@@ -24,7 +24,7 @@ from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import PortTaken, StorageFailed, TrackingUnavailable
 from genai_lifecycle.serving.processes import ServerFailed, is_port_taken
 from genai_lifecycle.stages import ui
-from genai_lifecycle.stages.ui import run_ui
+from genai_lifecycle.stages.ui import UiSettings, run_ui
 from genai_lifecycle.store.tracking_store import open_store
 
 pytestmark = pytest.mark.slow
@@ -35,17 +35,18 @@ REPO = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import signal, sys
 from genai_lifecycle.config import E2EConfig
-from genai_lifecycle.stages.ui import run_ui
+from genai_lifecycle.stages.ui import UiSettings, run_ui
 signal.signal(signal.SIGINT, signal.default_int_handler)
 port, backend_store_uri, data_dir, log_dir = sys.argv[1:]
-config = E2EConfig(backend_store_uri=backend_store_uri, data_dir=data_dir, log_dir=log_dir, port=int(port))
-run_ui(config, tell=lambda line: print(line, flush=True))
+config = E2EConfig(backend_store_uri=backend_store_uri, data_dir=data_dir, log_dir=log_dir)
+run_ui(config, UiSettings(port=int(port)), tell=lambda line: print(line, flush=True))
 """
 
 
 @dataclass(frozen=True)
 class Running:
     config: E2EConfig
+    port: int
     url: str
     run_id: str
     process: forked.Popen
@@ -63,9 +64,9 @@ def running(tmp_path_factory) -> Running:
         data_dir=str(base / "artifacts"),
         staging_dir=base / "staging",
         log_dir=base / "logs",
-        port=free_port(),
     )
-    arguments = [str(config.port), config.backend_store_uri, config.data_dir, str(config.log_dir)]
+    port = free_port()
+    arguments = [str(port), config.backend_store_uri, config.data_dir, str(config.log_dir)]
     command, log = [sys.executable, "-c", PROGRAM, *arguments], base / "log"
     ours, theirs = os.pipe()
     with log.open("w") as errors, os.fdopen(theirs, "w") as output:
@@ -73,7 +74,7 @@ def running(tmp_path_factory) -> Running:
     with os.fdopen(ours, encoding="utf-8") as lines:
         assert "is starting" in lines.readline(), log.read_text("utf-8")
         told = lines.readline()
-        yield Running(config, f"http://127.0.0.1:{config.port}", fill(config), process, told, lines, log)
+        yield Running(config, port, f"http://127.0.0.1:{port}", fill(config), process, told, lines, log)
         process.kill()
         process.wait()
 
@@ -121,13 +122,13 @@ def test_artifacts_made_without_a_server_are_listed_and_downloaded(running):
 
 
 def test_few_processes_run_and_none_of_them_calls_home(running):
-    assert len(server_processes(running.config.port)) == 3  # guard, mlflow, uvicorn
+    assert len(server_processes(running.port)) == 3  # guard, mlflow, uvicorn
     assert json.loads(get(f"{running.url}/ajax-api/3.0/mlflow/ui-telemetry"))["disable_ui_telemetry"] is True
 
 
 def test_a_second_ui_on_the_same_port_says_so_and_ends_well(running):
     told = []
-    run_ui(running.config, told.append)
+    run_ui(running.config, UiSettings(port=running.port), told.append)
     assert told == [
         f"An MLflow server runs there already, its UI is at {running.url} (with --port N another one starts beside it)"
     ]
@@ -135,18 +136,18 @@ def test_a_second_ui_on_the_same_port_says_so_and_ends_well(running):
 
 def test_a_named_server_has_its_own_ui(running, make_config):
     told = []
-    run_ui(make_config(tracking_uri=running.url), told.append)
+    run_ui(make_config(tracking_uri=running.url), UiSettings(), told.append)
     assert told == [f"Nothing to start: this MLflow server has its UI at {running.url}"]
 
 
 def test_ctrl_c_ends_it_well_with_all_its_processes(running):
-    left = server_processes(running.config.port)
+    left = server_processes(running.port)
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(30) == 0
     assert running.lines.read() == "MLflow's UI has ended.\n"
     assert "Traceback" not in running.log.read_text("utf-8")
     wait_until_gone(left)
-    assert not is_port_taken("127.0.0.1", running.config.port)
+    assert not is_port_taken("127.0.0.1", running.port)
 
 
 # --- without a server -----------------------------------------------------------------------------
@@ -175,31 +176,31 @@ def other_port():
 
 def test_a_port_with_something_else_is_told_with_the_next_step(make_config, other_port):
     with pytest.raises(PortTaken, match="not MLflow") as caught:
-        run_ui(make_config(port=other_port), print)
+        run_ui(make_config(), UiSettings(port=other_port), print)
     assert "--port" in caught.value.hint
 
 
 def test_a_silent_port_is_taken_too(make_config, monkeypatch):
     monkeypatch.setattr("genai_lifecycle.store.tracking_store.PROBE_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(PortTaken):
-        run_ui(make_config(port=listener.getsockname()[1]), print)
+        run_ui(make_config(), UiSettings(port=listener.getsockname()[1]), print)
 
 
 def test_a_named_server_that_does_not_answer_is_told(make_config):
     with pytest.raises(TrackingUnavailable):
-        run_ui(make_config(tracking_uri=f"http://127.0.0.1:{free_port()}"), print)
+        run_ui(make_config(tracking_uri=f"http://127.0.0.1:{free_port()}"), UiSettings(), print)
 
 
 @pytest.fixture
 def instead(monkeypatch, make_config, tmp_path):
     """Runs another module in place of MLflow's server, over a database that is there already."""
 
-    def run(*words: str, **given) -> list[str]:
-        monkeypatch.setattr(ui, "ui_command", lambda config: list(words))
+    def run(*words: str, port: int | None = None, **given) -> list[str]:
+        monkeypatch.setattr(ui, "ui_command", lambda config, port: list(words))
         (tmp_path / "db").mkdir()
         (tmp_path / "db" / "mlflow.db").touch()
         told = []
-        run_ui(make_config(**{"port": free_port()} | given), told.append)
+        run_ui(make_config(**given), UiSettings(port=port or free_port()), told.append)
         return told
 
     return run

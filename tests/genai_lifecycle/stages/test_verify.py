@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -14,7 +13,7 @@ from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, NotFound
 from genai_lifecycle.models.acceptance.checks import Check
 from genai_lifecycle.stages import verify as compare
-from genai_lifecycle.stages.verify import compare_server, golden_check
+from genai_lifecycle.stages.verify import VerifySettings, compare_server, golden_check
 from genai_lifecycle.store.tracking_store import open_store
 
 NAME = "model-of-this-test"
@@ -59,7 +58,7 @@ def registry(tmp_path_factory) -> E2EConfig:
     uri = f"sqlite:///{base / 'mlflow.db'}"
     config = E2EConfig(
         backend_store_uri=uri, tracking_uri=uri, data_dir=str(base / "artifacts"), staging_dir=base / "staging",
-        registered_model_name=NAME, url="http://127.0.0.1:8000",
+        registered_model_name=NAME,
     )  # fmt: skip
     open_store(config)
     client = mlflow.MlflowClient()
@@ -82,11 +81,11 @@ def compared(registry, monkeypatch):
     """Compares the registry with a server that differs by keyword."""
     open_store(registry)
 
-    def make(config: E2EConfig = registry, answers: dict[str, list[int]] | None = None, **told):
+    def make(model_uri: str | None = None, answers: dict[str, list[int]] | None = None, **told):
         monkeypatch.setattr(Said, "told", TOLD | told)
         monkeypatch.setattr(Said, "answers", Said.answers | (answers or {}))
         monkeypatch.setattr(compare, "RunningServer", Said)
-        return compare_server(config)
+        return compare_server(registry, VerifySettings(url="http://127.0.0.1:8000", model_uri=model_uri))
 
     return make
 
@@ -151,7 +150,7 @@ def test_an_alias_that_has_moved_on_is_found(compared, registry):
 
 
 def test_a_version_can_be_named(compared, registry):
-    report = compared(replace(registry, model_uri=f"models:/{NAME}/2"))
+    report = compared(f"models:/{NAME}/2")
     assert {check.name for check in report.differences} == {"version", "weights"}
     assert report.differences[0].detail == "version 1 answers; version 2 was asked for"
 
@@ -169,13 +168,13 @@ def test_an_answer_that_is_shorter_or_longer_differs(given, token):
 
 def test_an_address_is_needed(registry):
     with pytest.raises(ConfigError, match="needs a running server") as error:
-        compare_server(replace(registry, url=None))
+        compare_server(registry, VerifySettings())
     assert "--url" in error.value.hint
 
 
 def test_a_version_that_is_not_there(compared, registry):
     with pytest.raises(NotFound, match=re.escape(f"There is no version 9 of {NAME!r}.")):
-        compared(replace(registry, model_uri=f"models:/{NAME}/9"))
+        compared(f"models:/{NAME}/9")
 
 
 def test_a_damaged_file_in_the_store_is_no_crash(compared, registry):
@@ -184,6 +183,6 @@ def test_a_damaged_file_in_the_store_is_no_crash(compared, registry):
     (folder / compare.GOLDEN).write_text("[", "utf-8")
     try:
         with pytest.raises(NotFound, match="artifacts/golden.json of models:/.* is damaged"):
-            compared(replace(registry, model_uri=f"models:/{NAME}/2"))
+            compared(f"models:/{NAME}/2")
     finally:
         (folder / compare.GOLDEN).write_text(text, "utf-8")

@@ -10,7 +10,7 @@ from genai_lifecycle.lifecycle import LifecycleResult
 from genai_lifecycle.models.acceptance.checks import Check
 from genai_lifecycle.stages.deploy import DeploymentResult
 from genai_lifecycle.stages.export import ExportResult
-from genai_lifecycle.stages.serve import ServePlan
+from genai_lifecycle.stages.serve import ServePlan, ServeSettings
 from genai_lifecycle.stages.test import VerificationReport
 from genai_lifecycle.store.model_registry import ModelVersion
 from genai_lifecycle.store.prompt_registry import PromptRef
@@ -56,7 +56,9 @@ def test_the_bundles_folder_is_as_one_types_it(tmp_path, monkeypatch):
 
 def test_a_summary_says_what_to_type_next(tmp_path):
     result = LifecycleResult(EXPERIMENT, DEPLOYMENT, report(), PLAN, exported(tmp_path), seconds={"experiment": 2.4})
-    text = of_summary(E2EConfig(), "bundled GPT-2", result)
+    text = of_summary(E2EConfig(), ServeSettings(), "bundled GPT-2", result)
     assert "Summary     2 s: experiment 2 s" in text and "--mode serve --start" in text and "./run.sh" in text
     declined = LifecycleResult(EXPERIMENT, DEPLOYMENT, report(), PLAN, None, "a bundle is in the way", {})
-    assert "bundle    not written: a bundle is in the way" in of_summary(E2EConfig(), "bundled GPT-2", declined)
+    assert "bundle    not written: a bundle is in the way" in of_summary(
+        E2EConfig(), ServeSettings(), "bundled GPT-2", declined
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from genai_lifecycle.cli import main as cli
-from genai_lifecycle.cli.flags import build_parser
+from genai_lifecycle.cli.flags import parse
 from genai_lifecycle.cli.text.prompts import text_of
 from genai_lifecycle.evaluation.gate import Decision
 from genai_lifecycle.stages.prompts import PromptsResult
@@ -25,8 +25,8 @@ def test_a_refused_version_is_told_with_the_command_that_measures_it(make_config
     *_, gate, command = text_of(config, changed(refused)).splitlines()
     assert gate == "  gate: refused: it was not evaluated"
     words = shlex.split(command.removeprefix("  next: "))
-    given = vars(build_parser({name: what for name, (_, what) in cli.MODES.items()}).parse_args(words[2:]))
-    assert words[1] == "e2e_mlflow.py" and given["mode"] == "evaluate" and given["promote"]
+    mode, given = parse(cli.MODES, words[2:])
+    assert words[1] == "e2e_mlflow.py" and mode == "evaluate" and given["promote"]
     assert list(given["prompt"]) == ["qa@production", "qa/2"]
     assert given["backend_store_uri"] == config.backend_store_uri
 

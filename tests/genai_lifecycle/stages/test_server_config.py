@@ -12,7 +12,7 @@ import mlflow_server
 import pytest
 from stand_in_server import free_port
 
-from genai_lifecycle.serving.mlflow_server import describe
+from genai_lifecycle.stages.server_config import ServerConfigSettings, describe
 from genai_lifecycle.store.tracking_store import open_store
 
 
@@ -22,10 +22,13 @@ def printed_command(text: str) -> list[str]:
 
 
 def test_the_printed_command_serves_the_same_store(make_config, tmp_path):
-    config = make_config(port=free_port(), experiment_name="made-directly", data_dir=str(tmp_path / "with space"))
+    config, settings = (
+        make_config(experiment_name="made-directly", data_dir=str(tmp_path / "with space")),
+        ServerConfigSettings(port=free_port()),
+    )
     open_store(replace(config, tracking_uri=config.backend_store_uri))
-    assert f"http://127.0.0.1:{config.port}" in describe(config)
-    with mlflow_server.running(printed_command(describe(config))[2:], tmp_path / "log") as url:
+    assert f"http://127.0.0.1:{settings.port}" in describe(config, settings)
+    with mlflow_server.running(printed_command(describe(config, settings))[2:], tmp_path / "log") as url:
         assert "made-directly" in experiments(url)
         artifact_is_kept_below(Path(config.data_dir), url)
 
@@ -52,13 +55,15 @@ def post(url: str, body: dict) -> dict:
 
 
 def test_passwords_are_not_shown(make_config):
-    text = describe(make_config(backend_store_uri="postgresql://mlflow:s3cret@db.example/mlflow"))
+    text = describe(
+        make_config(backend_store_uri="postgresql://mlflow:s3cret@db.example/mlflow"), ServerConfigSettings()
+    )
     assert "s3cret" not in text
     assert "postgresql://mlflow:***@db.example/mlflow" in printed_command(text)
 
 
 def test_the_default_port_is_the_one_that_every_mode_looks_at(make_config):
-    command = printed_command(describe(make_config()))
+    command = printed_command(describe(make_config(), ServerConfigSettings()))
     assert command[command.index("--port") + 1] == "5050"
 
 
@@ -67,11 +72,11 @@ def test_the_printed_command_keeps_artifacts_in_s3(make_config, tmp_path, s3_sto
     """Its environment is what is printed, and the keys; whoever goes through the server has none."""
     s3_store.client().create_bucket(Bucket="behind-a-server")
     config = make_config(
-        port=free_port(), data_dir="s3://behind-a-server/team", s3_endpoint_url=s3_store.url,
+        data_dir="s3://behind-a-server/team", s3_endpoint_url=s3_store.url,
         s3_access_key=s3_store.key, s3_secret_key=s3_store.secret,
     )  # fmt: skip
     Path(config.backend_store_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True)
-    text = describe(config)
+    text = describe(config, ServerConfigSettings(port=free_port()))
     assert s3_store.secret not in text and s3_store.key not in text
     printed = dict(line.removeprefix("  export ").split("=", 1) for line in text.splitlines() if "  export " in line)
     assert printed["MLFLOW_S3_ENDPOINT_URL"] == s3_store.url
@@ -82,9 +87,11 @@ def test_the_printed_command_keeps_artifacts_in_s3(make_config, tmp_path, s3_sto
 
 
 def test_a_store_of_ones_own_is_a_line_for_docker(make_config):
-    lines = describe(make_config(data_dir="s3://bucket/team", s3_endpoint_url="http://127.0.0.1:9000")).splitlines()
+    lines = describe(
+        make_config(data_dir="s3://bucket/team", s3_endpoint_url="http://127.0.0.1:9000"), ServerConfigSettings()
+    ).splitlines()
     (line,) = [line for line in lines if "docker run" in line]
     words = shlex.split(line)
     assert "MINIO_ROOT_PASSWORD" in words, "passed on from the environment, not spelt out"
     assert words[words.index("-v") + 1].endswith("/minio:/data") and words[-4:-2] == ["server", "/data"]
-    assert "docker" not in describe(make_config()), "a folder needs no store"
+    assert "docker" not in describe(make_config(), ServerConfigSettings()), "a folder needs no store"
