@@ -47,10 +47,11 @@ class Assessments:
     Args:
         experiment: name of the MLflow experiment that the traces are in.
         traces_waiting: how many MLflow does not have yet.
+        tracking_uri: where they are; None = MLflow's own setting.
     """
 
-    def __init__(self, experiment: str, traces_waiting: Callable[[], int]):
-        self._experiment, self._traces_waiting = experiment, traces_waiting
+    def __init__(self, experiment: str, traces_waiting: Callable[[], int], tracking_uri: str | None):
+        self._experiment, self._traces_waiting, self._tracking_uri = experiment, traces_waiting, tracking_uri
         self._room = threading.BoundedSemaphore(LIMIT)
         self._calls = sched.scheduler(time.monotonic)
         self._wake, self._ending = threading.Event(), threading.Event()
@@ -103,7 +104,7 @@ class Assessments:
 
     def _outcome(self, entry: Entry) -> str:
         try:
-            is_on_trace = put(entry, self._experiment)
+            is_on_trace = put(entry, self._experiment, self._tracking_uri)
         except Exception as exc:  # noqa: BLE001 - whatever MLflow raises, the entry is in the ledger, and others follow
             self._outage.begin(f"Feedback stays in the ledger while MLflow takes none ({type(exc).__name__}).")
             return FAILED
@@ -111,12 +112,13 @@ class Assessments:
         return ON_TRACE if is_on_trace else NO_TRACE
 
 
-def put(entry: Entry, experiment_name: str) -> bool:
+def put(entry: Entry, experiment_name: str, tracking_uri: str | None = None) -> bool:
     """Attach it to the trace that has the request's id as a tag, unless it is there; False where there is no trace."""
     import mlflow
     from mlflow.entities import AssessmentSource, Feedback
+    from mlflow.tracing.client import TracingClient
 
-    client = mlflow.MlflowClient()
+    client = mlflow.MlflowClient(tracking_uri)
     experiment = client.get_experiment_by_name(experiment_name)
     if experiment is None:
         return False
@@ -130,7 +132,7 @@ def put(entry: Entry, experiment_name: str) -> bool:
             name=entry.name, value=entry.value, rationale=entry.comment, create_time_ms=entry.time_ms,
             source=AssessmentSource(source_type="HUMAN", source_id=entry.source), metadata={ENTRY_METADATA: entry.id},
         )  # fmt: skip
-        mlflow.log_assessment(traces[0].info.trace_id, feedback)
+        TracingClient(tracking_uri).log_assessment(traces[0].info.trace_id, feedback)
     return True
 
 

@@ -36,14 +36,16 @@ class FeedbackKeeper:
         experiment: name of the MLflow experiment that the traces are in.
         traces_waiting: how many MLflow does not have yet.
         on_write_failure: called for each line that the disk does not take.
+        tracking_uri: of the MLflow that has the traces; None = MLflow's own setting.
     """
 
     def __init__(
         self, ledger: Path, looks_for_traces: bool, experiment: str,
         traces_waiting: Callable[[], int] = lambda: 0, on_write_failure: Callable[[], object] = lambda: None,
+        tracking_uri: str | None = None,
     ):  # fmt: skip
         self._ledger, self._on_write_failure = Ledger(ledger), on_write_failure
-        self._assessments = Assessments(experiment, traces_waiting) if looks_for_traces else None
+        self._assessments = Assessments(experiment, traces_waiting, tracking_uri) if looks_for_traces else None
         self._disk = ThreadPoolExecutor(1, thread_name_prefix=f"{PREFIX}feedback")
         self._outage = Outage(log, "The feedback ledger is written again.")
 

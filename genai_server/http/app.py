@@ -59,6 +59,7 @@ def create_app(
     app.state.feedback = FeedbackKeeper(
         Path(settings.feedback_file), settings.trace_sampling_ratio > 0, settings.trace_experiment,
         lambda: serving.tracer.waiting, partial(serving.metrics.write_failed, "feedback"),
+        settings.tracking_uri,
     )  # fmt: skip
     for family in (ask, openai, scoring, feedback, health, admin, prompts, pages):
         app.include_router(family.router, max_body_size=settings.max_body_bytes)

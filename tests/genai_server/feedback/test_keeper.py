@@ -105,10 +105,10 @@ def test_what_was_not_traced_is_not_looked_for_for_ever(traced, keeper, monkeypa
 def test_whatever_mlflow_raises_of_one_the_others_follow(traced, keeper, monkeypatch, caplog):
     put = assessments.put
 
-    def picky(entry, experiment):
+    def picky(entry, experiment, *where):
         if entry.comment == "poison":
             raise UnicodeEncodeError("utf-8", "a text of a caller", 0, 1, "no")
-        return put(entry, experiment)
+        return put(entry, experiment, *where)
 
     monkeypatch.setattr(assessments, "put", picky)
     assert [kept(keeper, SAID | {"comment": "poison"}), kept(keeper, SAID)] == ["ledger", "ledger"]  # nobody waits now
