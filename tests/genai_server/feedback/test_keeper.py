@@ -95,7 +95,7 @@ def test_it_gets_onto_a_trace_that_is_written_after_it(traced, keeper, monkeypat
 def test_what_was_not_traced_is_not_looked_for_for_ever(traced, keeper, monkeypatch):
     monkeypatch.setattr(assessments, "RETRY_AFTER_S", (0.1, 0.1))
     calls = []
-    monkeypatch.setattr(assessments, "put", lambda entry, experiment: bool(calls.append(entry)))
+    monkeypatch.setattr(assessments, "put", lambda entry, *where: bool(calls.append(entry)))
     kept(keeper, SAID)
     wait_until(lambda: len(calls) == 2)
     time.sleep(0.3)
