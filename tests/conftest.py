@@ -29,9 +29,13 @@ NOT_FROM_OUTSIDE = (
 )  # fmt: skip
 
 
+LONG = ("system", "genai_lifecycle/stages", "genai_server/tracing", "hostile", "genai_lifecycle/models")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long files first, so that at the end no worker waits for another one's (pyproject.toml keeps this order)."""
-    items.sort(key=lambda item: not item.path.is_relative_to(REPO / "tests" / "system"))
+    folders = [REPO / "tests" / name for name in LONG]
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in folders))
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,9 @@ from served_model.text_generation import openvino_engine
 from served_model.text_generation.errors import EngineFailed
 from served_model.text_generation.sampling import Sampling
 
+pytestmark = pytest.mark.slow
+
+
 MANY = 20_000
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,6 +16,9 @@ from genai_server.feedback import keeper as server_feedback
 from genai_server.feedback.keeper import FeedbackKeeper
 from genai_server.prompts.registry import PromptRegistry
 
+pytestmark = pytest.mark.slow
+
+
 NAMES = ["it's", 'a "test"', 'it\'s a "test".jsonl', "back\\", "' or ''='", "100%", "a_b", "a;b -- c", "in ('a')"]
 OTHERS = ["it_s", "itXs", "backX", "axb", "anything"]  # what a wildcard would take for one of them
 

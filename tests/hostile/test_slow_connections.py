@@ -16,6 +16,9 @@ from genai_server.http.app import create_app
 from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
+pytestmark = pytest.mark.slow
+
+
 INFO = ModelInfo(model="m", model_uri="models:/m/1", model_version="1", prompt="p/1")
 HEAD = b"POST /ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
 

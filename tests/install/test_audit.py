@@ -13,6 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import REPO, free_port
 
+pytestmark = pytest.mark.slow
+
+
 TODAY = date(2026, 11, 25)
 CANARY = ("requests", "2.31.0")
 LOCK = (REPO / "requirements.lock").read_text("utf-8")

@@ -235,11 +235,13 @@ BODIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 def test_mlflows_server_takes_every_json_form(address, name):
     assert answers(post(address, BODIES[name])) == list(LESSONS.values())
 
 
+@pytest.mark.slow
 def test_mlflows_server_takes_a_bare_string_and_a_single_dict(address):
     for inputs in ("Count.", {"question": "Count."}):
         assert answers(post(address, {"inputs": inputs})) == [LESSONS["Count."]]

@@ -30,6 +30,9 @@ from genai_lifecycle.serving.processes import (
     wait_until_ready,
 )
 
+pytestmark = pytest.mark.slow
+
+
 REPO = Path(__file__).resolve().parents[3]
 # Runs a server as we do, until a signal or an error of its own ends it.
 STARTER = """

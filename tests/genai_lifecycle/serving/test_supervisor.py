@@ -11,6 +11,9 @@ from genai_lifecycle.serving import processes
 from genai_lifecycle.serving.processes import ServerFailed, ServerProcess, new_log, wait_until_ready
 from genai_lifecycle.serving.supervisor import Patience, supervise
 
+pytestmark = pytest.mark.slow
+
+
 QUICK = Patience(crashes=5, first_pause_s=0.01, longest_pause_s=0.05)
 READY = "open(f'{sys.argv[1]}/ready', 'w').close()"
 

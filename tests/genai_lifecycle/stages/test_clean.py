@@ -141,6 +141,7 @@ def test_the_young_and_the_newest_stay(history):
     assert history.versions() == numbers[-1:]
 
 
+@pytest.mark.slow
 def test_evaluations_go_from_the_experiments_of_their_prompts(history):
     """But for what the gate and the monitor compare with: the newest of a prompt version that is in use."""
     import mlflow
@@ -219,6 +220,7 @@ def test_a_model_that_no_version_has_goes(history):
     assert not folder.parent.exists() and history.runs() == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 3])  # the files of a version, those of a nested run
 def test_killed_while_it_removes_files_the_same_command_goes_on(history, tmp_path, call):
     history.experiment(90)
@@ -340,6 +342,7 @@ def test_runs_with_files_outside_the_artifact_root_stay_whole(history, tmp_path)
     assert len(mlflow.search_traces(locations=[place], return_type="list")) == 2
 
 
+@pytest.mark.slow
 def test_a_version_that_is_without_its_alias_because_a_rollback_was_killed_stays(history):
     _, _, folder = history.version(80, "previous")
     _, _, other = history.version(70, "champion", weights="other")

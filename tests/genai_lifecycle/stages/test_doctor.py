@@ -98,6 +98,7 @@ def test_a_run_of_a_process_that_is_gone_is_told(config, store):
     assert finding.state == "warning" and finding.detail.startswith("1 were left RUNNING")
 
 
+@pytest.mark.slow
 def test_another_program_on_a_port_is_named(config, free_ports):
     import os
 

@@ -101,6 +101,7 @@ def test_every_row_has_its_trace_with_assessments_and_expectations(evaluated, de
         assert found[ODD].info.token_usage["output_tokens"] > 0
 
 
+@pytest.mark.slow
 def test_a_case_file_may_have_any_name(life, deployed, tmp_path):
     """MLflow's filters have no escape for quotes; the evaluation is found, and can be made again."""
     cases = tmp_path / 'it\'s a "test".jsonl'
@@ -155,6 +156,7 @@ def test_the_ledger_is_gone_when_all_is_well(evaluated, life):
 # --- interrupted ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupted_and_run_again_nothing_is_computed_twice(configured, life, monkeypatch):
     monkeypatch.setattr(answering, "BATCH", 1)
     given = configured("qa/3", "qa/1")
@@ -184,6 +186,7 @@ def live(name: str) -> int:
     return registry.require(name).aliases["production"]
 
 
+@pytest.mark.slow
 def test_worse_on_purpose_is_refused_better_is_promoted_and_rollback_restores(configured, life):
     template = registry.version_of(registry.require("qa"), 3).template
     worse = registry.register("gated", "Nonsense {{question}} nonsense:", "bad", {})
@@ -262,6 +265,7 @@ def test_the_models_own_prompt_and_a_scorer_that_needs_no_judge(life, deployed, 
     assert {a.name for a in traces_of(report.results[0])[0].info.assessments} >= {"pii_detection", "token_f1"}
 
 
+@pytest.mark.slow
 def test_a_judge_is_asked_through_mlflow_and_one_that_fails_is_told(configured, life, monkeypatch):
     with judging(monkeypatch) as judge:
         report = run_evaluation(*configured("qa/3", judge_model="openai:/judge"))

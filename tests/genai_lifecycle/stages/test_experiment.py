@@ -186,6 +186,7 @@ def test_one_prompt_has_a_version_for_each_template(life, experimented):
     assert registry.require(PROMPT).aliases == {"production": 3}
 
 
+@pytest.mark.slow
 def test_a_second_experiment_registers_nothing_new_and_does_without_its_judge(new_life, monkeypatch):
     life = new_life()
     first = run_experiment(life.config, life.source, life.store)
@@ -200,6 +201,7 @@ def test_a_second_experiment_registers_nothing_new_and_does_without_its_judge(ne
     assert same == [(item.prompt, item.metrics["token_f1"], item.scores["token_f1"]) for item in second.results]
 
 
+@pytest.mark.slow
 def test_interrupted_and_run_again_nothing_is_computed_twice(new_life, monkeypatch):
     life, asked = new_life(), []
     answer = stage.answer_cases
@@ -222,6 +224,7 @@ def test_interrupted_and_run_again_nothing_is_computed_twice(new_life, monkeypat
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_server_without_a_prompt_registry(new_life, monkeypatch, tmp_path):
     from genai_lifecycle.stages.deploy import DeploySettings, deploy_model
     from genai_lifecycle.store import model_registry
@@ -248,6 +251,7 @@ def test_a_server_without_a_prompt_registry(new_life, monkeypatch, tmp_path):
     assert (kept["version"], kept["template"]) == (None, TEMPLATES["expert"])
 
 
+@pytest.mark.slow
 def test_the_gate_decides_whether_the_winner_takes_the_place_of_another_version(new_life, tmp_path):
     life = new_life()
     number = registry.register(PROMPT, "An old text: {{question}}", "before", {})
@@ -269,6 +273,7 @@ def test_the_gate_decides_whether_the_winner_takes_the_place_of_another_version(
     assert registry.require(PROMPT).aliases == {"production": 4, "previous": 1}
 
 
+@pytest.mark.slow
 def test_refused_with_nothing_in_production_leaves_nothing_there(new_life, tmp_path):
     life = new_life()
     (tmp_path / "gate.yaml").write_text("prompt: {threshold: 1.5}")

@@ -26,6 +26,9 @@ from genai_server.http.app import create_app
 from genai_server.model_info import ModelInfo
 from genai_server.settings import ServerSettings
 
+pytestmark = pytest.mark.slow
+
+
 INFO = ModelInfo(model="tiny", model_version="7", prompt="qa-simple/3")
 PROMPT = PromptRef("qa-simple", 3, "Question: {{question}}\nAnswer:")
 DECLINED = "I don't know about that."

@@ -27,6 +27,7 @@ def wait_until(is_so) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_it_whatever_ended_the_run(store):
     for error in (None, ValueError, KeyboardInterrupt):
         try:

@@ -50,6 +50,7 @@ def test_probe_tells_nothing_from_something_else(other_server):
     assert probe(f"http://127.0.0.1:{free_port()}") == "nothing"
 
 
+@pytest.mark.slow
 def test_probe_of_a_silent_port_ends_in_seconds(silent_port):
     started = time.monotonic()
     assert probe(silent_port) == "other"

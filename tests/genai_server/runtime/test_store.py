@@ -98,6 +98,7 @@ def test_a_server_on_the_port_comes_first_and_a_named_address_before_it(database
         assert find_store("/opt/model", "sqlite:////not/there.db", {}).uri == "sqlite:////not/there.db"
 
 
+@pytest.mark.slow
 def test_what_is_not_mlflow_is_left_alone_within_seconds(database, monkeypatch):
     with answering(Other) as url:
         monkeypatch.setattr(store, "LOCAL_SERVER", url)
@@ -180,6 +181,7 @@ def _start(folder: Path, database: Path, **variables: str) -> tuple[forked.Popen
     return process, log
 
 
+@pytest.mark.slow
 def test_the_server_as_it_is_typed_serves_the_champion(champion, tmp_path):
     process, log = _start(tmp_path, champion)
     try:

@@ -532,6 +532,7 @@ def stored(store, experiment: str) -> list[str]:
     return [trace.info.tags["request_id"] for trace in every]
 
 
+@pytest.mark.slow
 def test_what_waited_from_an_earlier_start_is_written_in_order_and_leaves_the_spool(
     store, experiment, tmp_path, monkeypatch
 ):
@@ -552,6 +553,7 @@ def spooled(tmp_path, records: list) -> tuple[Spool, Writer]:
     return spool, Writer(tmp_path / "traces.db")
 
 
+@pytest.mark.slow
 def test_no_more_is_written_than_the_server_allows(store, experiment, tmp_path):
     spool, writer = spooled(tmp_path, [record(str(number), number) for number in range(15)])
     assert writer.write_first(12)
