@@ -58,6 +58,12 @@ def deliver() -> None:
         raise KeyboardInterrupt
 
 
+def handled() -> None:
+    """Ctrl-C was the way to end what runs in the foreground, and it has ended: nobody need hear of it again."""
+    global _presses, _is_held
+    _presses, _is_held = 0, False
+
+
 def check() -> None:
     """Raise KeyboardInterrupt if Ctrl-C was pressed, whoever has swallowed it."""
     if _presses:

@@ -11,13 +11,13 @@ from genai_lifecycle.serving.processes import ServerProcess, failed
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a crashing server is believed in."""
+class RestartPolicy:
+    """How often, and how soon, a server that crashed is started again."""
 
-    crashes: int = 5  # give up at this many
+    max_crashes: int = 5  # then it stays down
     first_pause_s: float = 1.0  # doubles with each crash
     longest_pause_s: float = 30.0
-    forgiven_after_s: float = 600.0  # a server that ran this long had no crash before
+    reset_after_s: float = 600.0  # a server that ran this long starts with no crash counted
 
     def pause_s(self, crashes: int) -> float:
         """Seconds to wait after the crash of this number (1 is the first)."""
@@ -28,13 +28,13 @@ def supervise(
     start: Callable[[], ServerProcess],
     wait_ready: Callable[[ServerProcess], None],
     tell: Callable[[str], None],
-    patience: Patience = Patience(),
+    policy: RestartPolicy = RestartPolicy(),
 ) -> None:
     """Run the server until it ends well, which is exit code 0. Ctrl-C passes through; the server is stopped then.
 
     Raises:
         ServerFailed: it was not ready at its first start, where trying again would only hide a wrong setting;
-            or it crashed `patience.crashes` times.
+            or it crashed `policy.max_crashes` times.
     """
     crashes = 0
     while True:
@@ -44,12 +44,12 @@ def supervise(
         if code == 0:
             return
         ran_s = time.monotonic() - started
-        crashes = 1 if ran_s >= patience.forgiven_after_s else crashes + 1
-        if crashes >= patience.crashes:
+        crashes = 1 if ran_s >= policy.reset_after_s else crashes + 1
+        if crashes >= policy.max_crashes:
             raise failed(server, f"The server crashed {crashes} times, the last time with {describe(code)}.")
-        pause_s = patience.pause_s(crashes)
+        pause_s = policy.pause_s(crashes)
         tell(
-            f"The server crashed after {ran_s:.0f} s with {describe(code)}, crash {crashes} of {patience.crashes} "
+            f"The server crashed after {ran_s:.0f} s with {describe(code)}, crash {crashes} of {policy.max_crashes} "
             f"at most; starting it again in {pause_s:g} s. Log: {server.log_file}"
         )
         time.sleep(pause_s)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from genai_lifecycle.config import CHECKOUT, FEEDBACK_FILE, PORTS, PROGRAM, SERVER_PORT, E2EConfig
 from genai_lifecycle.errors import PortTaken
+from genai_lifecycle.runtime import interruption
 from genai_lifecycle.runtime.addresses import without_password
 from genai_lifecycle.serving.commands import mlflow, mode_command, server
 from genai_lifecycle.serving.processes import (
@@ -162,6 +163,7 @@ def run_server(config: E2EConfig, store: Store, settings: ServeSettings, tell: C
             )
         tell("The server was ended from outside, in good order.")
     except KeyboardInterrupt:
+        interruption.handled()
         tell("The server has ended.")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from genai_lifecycle.config import LOCAL_SERVER_PORT, PORTS, PROGRAM, E2EConfig
 from genai_lifecycle.errors import PortTaken
+from genai_lifecycle.runtime import interruption
 from genai_lifecycle.runtime.addresses import SQLITE, sqlite_file, without_password
 from genai_lifecycle.serving.mlflow_server import base_command
 from genai_lifecycle.serving.processes import (
@@ -67,6 +68,7 @@ def run_ui(config: E2EConfig, settings: UiSettings, tell: Callable[[str], None])
         with sigterm_as_ctrl_c():
             _run(config, url, settings.port, tell)
     except KeyboardInterrupt:
+        interruption.handled()
         tell(f"{NAME} has ended.")
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import forked
 import pytest
 from cli_process import arguments_for, run_cli, start_cli
-from conftest import make_cases
+from conftest import free_port, make_cases
+from stand_in_server import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -111,3 +112,16 @@ def test_ctrl_c_ends_the_run_as_killed_with_130(life, tmp_path):
 def test_what_killed_runs_left_in_the_staging_folder_is_swept(life):
     assert life.run("deploy").returncode == 0
     assert not list(Path(os.environ["LIFECYCLE_STAGING_DIR"]).glob("scratch-*"))
+
+
+@pytest.mark.parametrize("mode", ["serve", "ui"])
+def test_ctrl_c_is_how_what_runs_in_the_foreground_ends(life, tmp_path, mode):
+    """Exit code 0, and no word about an interruption."""
+    log = tmp_path / "log"
+    flags = arguments_for(mode, *life.flags, "--port", str(free_port()), *(["--start"] if mode == "serve" else []))
+    with log.open("w") as output:
+        process = start_cli(flags, output, output)
+    wait_until(lambda: any(word in log.read_text("utf-8") for word in ("Ready", "Open http")), 120)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0, log.read_text("utf-8")
+    assert "has ended." in log.read_text("utf-8") and "Interrupted" not in log.read_text("utf-8")

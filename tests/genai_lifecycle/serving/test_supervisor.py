@@ -9,12 +9,12 @@ import pytest
 
 from genai_lifecycle.serving import processes
 from genai_lifecycle.serving.processes import ServerFailed, ServerProcess, new_log, wait_until_ready
-from genai_lifecycle.serving.supervisor import Patience, supervise
+from genai_lifecycle.serving.supervisor import RestartPolicy, supervise
 
 pytestmark = pytest.mark.slow
 
 
-QUICK = Patience(crashes=5, first_pause_s=0.01, longest_pause_s=0.05)
+QUICK = RestartPolicy(max_crashes=5, first_pause_s=0.01, longest_pause_s=0.05)
 READY = "open(f'{sys.argv[1]}/ready', 'w').close()"
 
 
@@ -42,8 +42,8 @@ class Life:
         wait_until_ready(server, (self.folder / "ready").exists, "the server", 1.0)
         self.told.append("ready")
 
-    def run(self, patience: Patience = QUICK) -> None:
-        supervise(self.start, self.wait_ready, self.told.append, patience)
+    def run(self, policy: RestartPolicy = QUICK) -> None:
+        supervise(self.start, self.wait_ready, self.told.append, policy)
 
 
 def ready_then(code: int) -> str:
@@ -67,9 +67,9 @@ def test_a_crashed_server_is_started_again(tmp_path):
 
 def test_it_gives_up_in_the_end_and_says_why(tmp_path):
     life = Life(tmp_path, ready_then(3))
-    assert Patience().crashes == 5
+    assert RestartPolicy().max_crashes == 5
     with pytest.raises(ServerFailed, match="crashed 3 times, the last time with exit code 3") as caught:
-        life.run(Patience(crashes=3, first_pause_s=0.01))
+        life.run(RestartPolicy(max_crashes=3, first_pause_s=0.01))
     assert life.starts == 3 and caught.value.exit_code == 13
     assert "last words" in str(caught.value)
 
@@ -98,12 +98,12 @@ def test_a_start_that_hangs_counts_as_a_crash(tmp_path):
 
 def test_a_long_good_run_makes_former_crashes_forgotten(tmp_path):
     life = Life(tmp_path, *[ready_then(1)] * 3, ready_then(0))
-    life.run(Patience(crashes=2, first_pause_s=0.01, forgiven_after_s=0.1))
+    life.run(RestartPolicy(max_crashes=2, first_pause_s=0.01, reset_after_s=0.1))
     assert life.starts == 4
 
 
 def test_pauses_double_up_to_a_longest_one():
-    assert [Patience().pause_s(n) for n in (1, 2, 3, 4, 9)] == [1.0, 2.0, 4.0, 8.0, 30.0]
+    assert [RestartPolicy().pause_s(n) for n in (1, 2, 3, 4, 9)] == [1.0, 2.0, 4.0, 8.0, 30.0]
 
 
 def test_a_crash_for_want_of_memory_is_hinted_at(tmp_path):
