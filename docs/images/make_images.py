@@ -10,13 +10,14 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -68,7 +69,7 @@ def main() -> int:
         with life.running("serve", SERVER_PORT, "/health/ready", "--start") as url:
             _our_page(page, url)
         with life.running("ui", UI_PORT, "/health") as url:
-            _mlflow_page(page, url)
+            _mlflow_page(page, url, Path(name))
         browser.close()
     return 0
 
@@ -92,9 +93,16 @@ def _our_page(page: Page, url: str) -> None:
     page.screenshot(path=HERE / "page.png")
 
 
-def _mlflow_page(page: Page, url: str) -> None:
-    page.goto(f"{url}/#/experiments/1/evaluation-runs")
+def _mlflow_page(page: Page, url: str, folder: Path) -> None:
+    """Two templates of the experiment, answer by answer."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        rows = database.execute("SELECT run_uuid FROM runs WHERE name IN ('qa/1 simple', 'qa/3 expert') ORDER BY name")
+        first, second = (run_id for (run_id,) in rows)
+    page.set_viewport_size({"width": 1900, "height": 900})
+    page.goto(f"{url}/#/experiments/1/evaluation-runs?selectedRunUuid={first}&compareToRunUuid={second}")
     page.wait_for_timeout(8000)
+    page.get_by_role("button", name="Close").last.click()  # MLflow's assistant
+    page.wait_for_timeout(2000)
     page.screenshot(path=HERE / "evaluation_runs.png")
 
 
