@@ -186,7 +186,7 @@ def _monitor(config: E2EConfig, settings: MonitorSettings) -> None:
     _tell(quality_text.of_monitor(result))
     if result.crossed:
         raise LimitCrossed(
-            "; ".join(item.said for item in result.crossed) + ".",
+            "; ".join(item.message for item in result.crossed) + ".",
             hint=" ".join(dict.fromkeys(item.advice for item in result.crossed)),
         )
 
