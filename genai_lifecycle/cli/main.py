@@ -221,7 +221,7 @@ MODES: dict[str, Mode] = {
     ),
     "test": Mode(
         _test, "test the candidate in a fresh process; it becomes champion when it passes",
-        shared=("cases", "seed", "gate", "override_gate"),
+        shared=("cases", "gate", "override_gate"),
     ),
     "serve": Mode(
         _serve, "print how to serve the champion; with --start, run the server", (ServeSettings, StartSettings),
@@ -242,7 +242,7 @@ MODES: dict[str, Mode] = {
     ),
     "prompts": Mode(
         _prompts, "list, show, create, update, diff, delete, alias, roll back prompts, or their history",
-        (PromptsSettings,), shared=("seed", "gate"),
+        (PromptsSettings,), shared=("gate",),
     ),
     "evaluate": Mode(
         _evaluate, "score prompts and versions over a case file (--cases), compare them; --promote the best",
