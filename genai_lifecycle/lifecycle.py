@@ -118,7 +118,7 @@ class MLflow3E2ELifecycle:
         from genai_lifecycle.evaluation.gate import load_policy
         from genai_lifecycle.prompts.promotion import Gate
 
-        return Gate(load_policy(self.config.gate, "prompt"), StoredEvidence(), self.config.seed)
+        return Gate(load_policy(self.config.gate, "prompt"), StoredEvidence())
 
     def evaluate(self, settings: EvaluateSettings = EvaluateSettings()) -> EvaluationResult:
         """Prompt versions over a case file, through a registered model."""

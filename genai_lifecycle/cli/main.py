@@ -186,7 +186,7 @@ def _monitor(config: E2EConfig, settings: MonitorSettings) -> None:
     _tell(quality_text.of_monitor(result))
     if result.crossed:
         raise LimitCrossed(
-            "; ".join(item.said for item in result.crossed) + ".",
+            "; ".join(item.message for item in result.crossed) + ".",
             hint=" ".join(dict.fromkeys(item.advice for item in result.crossed)),
         )
 
@@ -221,7 +221,7 @@ MODES: dict[str, Mode] = {
     ),
     "test": Mode(
         _test, "test the candidate in a fresh process; it becomes champion when it passes",
-        shared=("cases", "seed", "gate", "override_gate"),
+        shared=("cases", "gate", "override_gate"),
     ),
     "serve": Mode(
         _serve, "print how to serve the champion; with --start, run the server", (ServeSettings, StartSettings),
@@ -242,7 +242,7 @@ MODES: dict[str, Mode] = {
     ),
     "prompts": Mode(
         _prompts, "list, show, create, update, diff, delete, alias, roll back prompts, or their history",
-        (PromptsSettings,), shared=("seed", "gate"),
+        (PromptsSettings,), shared=("gate",),
     ),
     "evaluate": Mode(
         _evaluate, "score prompts and versions over a case file (--cases), compare them; --promote the best",

@@ -1,4 +1,4 @@
-"""Case files: JSON lines, CSV, and YAML (or JSON) in promptfoo's shape. Every mistake is told with its line."""
+"""Case files: JSON lines, CSV, and YAML (or JSON) in promptfoo's shape. Every mistake is named with its line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from genai_lifecycle.errors import CasesInvalid
 from genai_lifecycle.evaluation import checks
@@ -28,11 +28,13 @@ _VARIABLE = re.compile(r"\{\{\s*([A-Za-z_][\w.]*)\s*\}\}")
 _EXPECTED = re.compile(r"__expected\d*")
 _IN_CSV = re.compile(r"(?P<kind>(not-)?[a-z][a-z-]*)(\((?P<threshold>[\d.]+)\))?:\s*(?P<value>.*)", re.S)
 _OURS = ("question", "reference")
+_KINDS = {dict: "an object", list: "a list"}
+T = TypeVar("T", dict, list)
 
 
 @dataclass(frozen=True)
 class CaseFile:
-    """What a file holds that we can use, and the names of what we can't."""
+    """The cases of a file, and what in it cannot be used."""
 
     cases: tuple[Case, ...]
     lines: tuple[int, ...]  # where each case begins
@@ -46,12 +48,12 @@ def load_cases(path: Path) -> list[Case]:
     Raises:
         CasesInvalid: the file is missing, unreadable, empty or malformed; the message has the line's number.
     """
-    found = read_case_file(path)
-    for case, line in zip(found.cases, found.lines, strict=True):
+    file = read_case_file(path)
+    for case, line in zip(file.cases, file.lines, strict=True):
         for name, text in (("question", case.question), ("reference", case.reference)):
             if not text:
                 raise CasesInvalid(f"{path}, line {line}: {name!r} is missing or not a text.", hint=HINT)
-    return list(found.cases)
+    return list(file.cases)
 
 
 def read_case_file(path: Path) -> CaseFile:
@@ -62,11 +64,11 @@ def read_case_file(path: Path) -> CaseFile:
     """
     text = _text(path)
     reader = _Reader(path)
-    rows = {".csv": reader.csv, ".yaml": reader.yaml, ".yml": reader.yaml, ".json": reader.yaml}
-    found = list(rows.get(path.suffix.lower(), reader.json_lines)(text)) if text.strip() else []
-    if not found:
+    formats = {".csv": reader.csv, ".yaml": reader.yaml, ".yml": reader.yaml, ".json": reader.yaml}
+    numbered = list(formats.get(path.suffix.lower(), reader.json_lines)(text)) if text.strip() else []
+    if not numbered:
         raise CasesInvalid(f"The case file {path} is empty.", hint=HINT)
-    lines, cases = zip(*found, strict=True)
+    lines, cases = zip(*numbered, strict=True)
     return CaseFile(cases, lines, reader.prompts, tuple(dict.fromkeys(reader.left_out)))
 
 
@@ -80,15 +82,25 @@ def _text(path: Path) -> str:
 
 
 class _Reader:
-    """Reads one file; keeps what it comes across beside the cases."""
+    """Reads one file as (line, case); collects its prompts, and what is left out."""
 
     def __init__(self, path: Path):
         self.path = path
         self.prompts: dict[str, str] = {}
         self.left_out: list[str] = []
 
-    def bad(self, line: int, what: str) -> CasesInvalid:
-        return CasesInvalid(f"{self.path}, line {line}: {what}.", hint=HINT)
+    def bad(self, line: int, problem: str) -> CasesInvalid:
+        return CasesInvalid(f"{self.path}, line {line}: {problem}.", hint=HINT)
+
+    def field(self, item: Mapping[str, Any], kind: type[T], line: int, *names: str) -> T:
+        """The value under the first of these names; an empty one where there is none."""
+        for name in names:
+            value = item.get(name)
+            if value and not isinstance(value, kind):
+                raise self.bad(line, f"{name!r} is {value!r}, not {_KINDS[kind]}"[:200])
+            if value:
+                return value
+        return kind()
 
     # --- JSON lines: ours, or promptfoo's tests one a line ---
 
@@ -102,7 +114,7 @@ class _Reader:
                 raise self.bad(line, f"not valid JSON ({exc.msg})") from exc
             if not isinstance(item, dict):
                 raise self.bad(line, "not an object")
-            yield from ((line, case) for case in self.case(item, line))
+            yield from self.cases(item, line)
 
     # --- CSV: promptfoo's columns ---
 
@@ -113,23 +125,21 @@ class _Reader:
             for row in rows:
                 if None in row or None in row.values():
                     raise self.bad(begins, f"the row has {'more' if None in row else 'fewer'} fields than the header")
-                yield from ((begins, case) for case in self.case(self.from_csv(row, begins), begins))
+                yield from self.cases(self.from_csv(row), begins)
                 begins = rows.line_num + 1
         except csv.Error as exc:
             raise self.bad(begins, f"not valid CSV ({exc})") from exc
 
-    def from_csv(self, row: Mapping[str, str], line: int) -> dict[str, Any]:
-        wanted = [row[name] for name in row if _EXPECTED.fullmatch(name) and row[name].strip()]
-        plain = {name: value for name, value in row.items() if not name.startswith("__")}
-        for name in row:
-            if name.startswith("__") and not _EXPECTED.fullmatch(name) and name != "__description":
-                self.left_out.append(f"the column {name} is left out")
-        item = {name: plain.pop(name) for name in _OURS if plain.get(name)}
-        plain = {name: value for name, value in plain.items() if name not in _OURS}
-        return item | {
-            "variables": plain, "checks": [_from_csv_check(text) for text in wanted],
-            "description": row.get("__description", ""),
-        }  # fmt: skip
+    def from_csv(self, row: Mapping[str, str]) -> dict[str, Any]:
+        special = {name: value for name, value in row.items() if name.startswith("__")}
+        variables = {name: value for name, value in row.items() if name not in special and name not in _OURS}
+        checks = [
+            _from_csv_check(value) for name, value in special.items() if _EXPECTED.fullmatch(name) and value.strip()
+        ]
+        self.left_out += [f"the column {name} is left out" for name in special
+                          if not _EXPECTED.fullmatch(name) and name != "__description"]  # fmt: skip
+        ours = {name: row[name] for name in _OURS if row.get(name)}
+        return ours | {"variables": variables, "checks": checks, "description": special.get("__description", "")}
 
     # --- YAML and JSON: promptfoo's configuration, or a bare list of its tests ---
 
@@ -141,63 +151,59 @@ class _Reader:
             root, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as exc:
             mark = getattr(exc, "problem_mark", None)
-            what = getattr(exc, "problem", None) or "a character that is not allowed"
-            raise self.bad(mark.line + 1 if mark else 1, f"not valid YAML ({what})") from exc
+            problem = getattr(exc, "problem", None) or "a character that is not allowed"
+            raise self.bad(mark.line + 1 if mark else 1, f"not valid YAML ({problem})") from exc
         if isinstance(root, dict):
             yield from self.configuration(root, tree)
         elif isinstance(root, list):
-            yield from self.tests(root, [node.start_mark.line + 1 for node in tree.value], {})
+            yield from self.tests(root, tree, {})
         else:
             raise self.bad(1, "neither a list of tests nor an object with the key 'tests'")
 
     def configuration(self, root: Mapping[str, Any], tree: Any) -> Iterator[tuple[int, Case]]:
         nodes = {key.value: value for key, value in tree.value}
-        self.take_prompts(root.get("prompts"))
+        self.add_prompts(root.get("prompts"))
         unused = [name for name in ("providers", "targets", "scenarios", "transform", "evaluateOptions", "extensions",
                                     "derivedMetrics", "outputPath") if root.get(name)]  # fmt: skip
         self.left_out += [f"{name!r} is left out" for name in unused]
-        tests, defaults = root.get("tests"), root.get("defaultTest") or {}
-        if not isinstance(defaults, dict):
-            raise self.bad(nodes["defaultTest"].start_mark.line + 1, "'defaultTest' is not an object")
+        tests = root.get("tests")
+        defaults = self.field(root, dict, _line(nodes.get("defaultTest", tree)), "defaultTest")
         if isinstance(tests, str):
-            yield from self.other_file(tests, nodes["tests"].start_mark.line + 1)
+            yield from self.other_file(tests, _line(nodes["tests"]))
         elif isinstance(tests, list):
-            yield from self.tests(tests, [node.start_mark.line + 1 for node in nodes["tests"].value], defaults)
+            yield from self.tests(tests, nodes["tests"], defaults)
         else:
             raise self.bad(1, "there is no list 'tests'")
 
-    def tests(self, items: Sequence[Any], lines: Sequence[int], defaults: Mapping[str, Any]):
-        for item, line in zip(items, lines, strict=True):
+    def tests(self, items: Sequence[Any], tree: Any, defaults: Mapping[str, Any]) -> Iterator[tuple[int, Case]]:
+        for item, node in zip(items, tree.value, strict=True):
+            line = _line(node)
             if isinstance(item, str):
                 yield from self.other_file(item, line)
             elif isinstance(item, dict):
-                yield from ((line, case) for case in self.case(self.merged(defaults, item, line), line))
+                yield from self.cases(self.merged(defaults, item, line), line)
             else:
                 raise self.bad(line, "a test is not an object")
 
     def merged(self, defaults: Mapping[str, Any], item: Mapping[str, Any], line: int) -> dict[str, Any]:
         """promptfoo's rule: a test's own variables win, the checks of `defaultTest` come on top."""
-        for value in (defaults.get("vars", {}), item.get("vars", {})):
-            if not isinstance(value, dict):
-                raise self.bad(line, f"'vars' is {value!r}, not an object")
-        for value in (defaults.get("assert") or [], item.get("assert") or []):
-            if not isinstance(value, list):
-                raise self.bad(line, "'assert' is not a list")
-        both = {"vars": defaults.get("vars", {}) | item.get("vars", {}),
-                "assert": [*(defaults.get("assert") or []), *(item.get("assert") or [])]}  # fmt: skip
+        both = {"vars": {}, "assert": []}
+        for test in (defaults, item):
+            both["vars"] |= self.field(test, dict, line, "vars")
+            both["assert"] += self.field(test, list, line, "assert")
         return dict(defaults) | dict(item) | both
 
     def other_file(self, name: str, line: int) -> Iterator[tuple[int, Case]]:
         other = self.path.parent / name.removeprefix("file://")
         if other.suffix.lower() not in (".csv", ".yaml", ".yml", ".json", ".jsonl"):
             raise self.bad(line, f"tests from {name!r} are not supported; use a CSV, YAML or JSON lines file")
-        found = read_case_file(other)
-        self.left_out += found.left_out
-        yield from zip(found.lines, found.cases, strict=True)
+        file = read_case_file(other)
+        self.left_out += file.left_out
+        yield from zip(file.lines, file.cases, strict=True)
 
-    def take_prompts(self, given: Any) -> None:
+    def add_prompts(self, prompts: Any) -> None:
         """Templates in the file; a file of its own, or a function, is not read."""
-        for item in [given] if isinstance(given, str) else given or []:
+        for item in [prompts] if isinstance(prompts, str) else prompts or []:
             text = item.get("raw") if isinstance(item, dict) else item
             if not isinstance(text, str) or re.match(r"\S+://|\S+\.(txt|json|yaml|py|js|md)$", text):
                 self.left_out.append(f"the prompt {str(text or item)[:60]!r} is left out: only a text is used")
@@ -209,27 +215,22 @@ class _Reader:
 
     # --- one test, from whatever file ---
 
-    def case(self, item: Mapping[str, Any], line: int) -> Iterator[Case]:
+    def cases(self, item: Mapping[str, Any], line: int) -> Iterator[tuple[int, Case]]:
         """The case of one test; several when a variable is a list (promptfoo: every combination)."""
-        given = item.get("vars", item.get("variables")) or {}
-        if not isinstance(given, dict):
-            raise self.bad(line, "the variables are not an object")
+        variables = dict(self.field(item, dict, line, "vars", "variables"))
         for name in _OURS:
             if item.get(name) is not None or (name in item and "vars" not in item):
-                given = given | {name: self.text(name, item[name], line)}
+                variables[name] = self.text(name, item[name], line)
         for name in ("options", "provider", "providers", "assertScoringFunction"):
             if item.get(name):
                 self.left_out.append(f"{name!r} of a test is left out")
-        wanted = item.get("assert", item.get("checks")) or []
-        if not isinstance(wanted, list):
-            raise self.bad(line, "the checks are not a list")
-        for variables in self.combinations(given, line):
-            yield self.one(item, variables, wanted, line)
+        for values in self.combinations(variables, line):
+            yield line, self.case(item, values, line)
 
-    def combinations(self, given: Mapping[str, Any], line: int) -> Iterable[dict[str, str]]:
-        lists = [value if isinstance(value, list) else [value] for value in given.values()]
+    def combinations(self, variables: Mapping[str, Any], line: int) -> Iterable[dict[str, str]]:
+        lists = [value if isinstance(value, list) else [value] for value in variables.values()]
         for values in itertools.product(*lists):
-            yield {name: self.text(name, value, line) for name, value in zip(given, values, strict=True)}
+            yield {name: self.text(name, value, line) for name, value in zip(variables, values, strict=True)}
 
     def text(self, name: str, value: Any, line: int) -> str:
         if isinstance(value, (int, float)) and name not in _OURS:
@@ -241,50 +242,51 @@ class _Reader:
             raise self.bad(line, f"{name!r} is in a file of its own ({value[:60]}), which is not supported")
         return value
 
-    def one(self, item: Mapping[str, Any], variables: dict[str, str], wanted: Sequence[Any], line: int) -> Case:
+    def case(self, item: Mapping[str, Any], variables: dict[str, str], line: int) -> Case:
         question, reference = variables.pop("question", ""), variables.pop("reference", "")
         if not question and not variables:
             raise self.bad(line, "'question' is missing or not a text")
-        known = {"question": question, "reference": reference} | variables
-        made = [self.check(check, known, line) for check in wanted]
+        values = {"question": question, "reference": reference} | variables
+        assertions = [self.assertion(check, values, line) for check in self.field(item, list, line, "assert", "checks")]
         return Case(
-            question, reference, variables, tuple(check for check in made if check is not None),
+            question, reference, variables, tuple(item for item in assertions if item is not None),
             self.number("threshold", item.get("threshold"), line), str(item.get("description") or ""),
         )  # fmt: skip
 
-    def check(self, given: Any, known: Mapping[str, str], line: int) -> Assertion | None:
-        """One assertion; None when it is one of promptfoo's that is not made here."""
-        if not isinstance(given, dict) or not isinstance(given.get("type"), str):
-            raise self.bad(line, f"a check is {given!r}, not an object with a 'type'"[:200])
-        kind = given["type"]
-        if why := checks.unsupported(kind):
-            self.left_out.append(f"the check {kind!r} is left out: it {why}")
+    def assertion(self, check: Any, values: Mapping[str, str], line: int) -> Assertion | None:
+        """None when it is one of promptfoo's checks that is not made here."""
+        if not isinstance(check, dict) or not isinstance(check.get("type"), str):
+            raise self.bad(line, f"a check is {check!r}, not an object with a 'type'"[:200])
+        kind = check["type"]
+        if reason := checks.unsupported(kind):
+            self.left_out.append(f"the check {kind!r} is left out: it {reason}")
             return None
         if kind.removeprefix("not-") not in checks.CHECKS:
             raise self.bad(line, f"the check {kind!r} is unknown; did you mean {checks.nearest(kind)}?")
-        if kind.endswith("is-json") and given.get("value") is not None:
+        if kind.endswith("is-json") and check.get("value") is not None:
             self.left_out.append("the schema of 'is-json' is left out: only that it is JSON is checked")
-        self.left_out += [f"{name!r} of a check is left out" for name in ("transform", "provider") if given.get(name)]
-        made = Assertion(
-            kind.removeprefix("not-"), _filled(given.get("value"), known),
-            self.number("threshold", given.get("threshold"), line), self.number("weight", given.get("weight", 1), line),
-            str(given.get("metric") or ""), kind.startswith("not-"),
+        self.left_out += [f"{name!r} of a check is left out" for name in ("transform", "provider") if check.get(name)]
+        assertion = Assertion(
+            kind.removeprefix("not-"), _filled(check.get("value"), values),
+            self.number("threshold", check.get("threshold"), line), self.number("weight", check.get("weight", 1), line),
+            str(check.get("metric") or ""), kind.startswith("not-"),
         )  # fmt: skip
-        return self.usable(made, known, line)
+        self.require_usable(assertion, values, line)
+        return assertion
 
-    def usable(self, made: Assertion, known: Mapping[str, str], line: int) -> Assertion:
-        if made.type in checks.NEEDS_VALUE and made.value is None:
-            raise self.bad(line, f"the check {made.type!r} has no 'value'")
-        if made.type in checks.NEEDS_REFERENCE and made.value is None and not known["reference"]:
-            raise self.bad(line, f"the check {made.type!r} needs a 'value', or a reference")
+    def require_usable(self, assertion: Assertion, values: Mapping[str, str], line: int) -> None:
+        if assertion.type in checks.NEEDS_VALUE and assertion.value is None:
+            raise self.bad(line, f"the check {assertion.type!r} has no 'value'")
+        if assertion.type in checks.NEEDS_REFERENCE and assertion.value is None and not values["reference"]:
+            raise self.bad(line, f"the check {assertion.type!r} needs a 'value', or a reference")
         try:
-            if made.type == "regex":
-                re.compile(str(made.value))
-            if made.type in ("word-count", "length", "tokens"):
-                checks.limits(made)
+            if assertion.type == "regex":
+                re.compile(str(assertion.value))
+            if assertion.type in ("word-count", "length", "tokens"):
+                checks.limits(assertion)
         except (re.error, TypeError, ValueError) as exc:
-            raise self.bad(line, f"the value {made.value!r} of the check {made.type!r} is wrong ({exc})") from exc
-        return made
+            problem = f"the value {assertion.value!r} of the check {assertion.type!r} is wrong ({exc})"
+            raise self.bad(line, problem) from exc
 
     def number(self, name: str, value: Any, line: int) -> Any:
         if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
@@ -292,11 +294,16 @@ class _Reader:
         raise self.bad(line, f"{name!r} is {value!r}, not a number")
 
 
-def _filled(value: Any, known: Mapping[str, str]) -> Any:
+def _line(node: Any) -> int:
+    """Where a node of YAML begins, counted from 1."""
+    return node.start_mark.line + 1
+
+
+def _filled(value: Any, variables: Mapping[str, str]) -> Any:
     """The variables that a check's value names, filled in once (promptfoo's rule); unknown ones stay."""
     if isinstance(value, str):
-        return _VARIABLE.sub(lambda match: known.get(match.group(1), match.group()), value)
-    return [_filled(item, known) for item in value] if isinstance(value, list) else value
+        return _VARIABLE.sub(lambda match: variables.get(match.group(1), match.group()), value)
+    return [_filled(item, variables) for item in value] if isinstance(value, list) else value
 
 
 def _from_csv_check(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checks of an answer that need no model judge. Each is a pure function: answer and assertion in, finding out.
+"""Checks of an answer that need no model judge. Each is a pure function: answer and assertion in, assessment out.
 
 The names are promptfoo's where promptfoo has the check (promptfoo.dev/docs/configuration/expected-outputs), and
 `not-` in front of a name turns it round, as there. `unsupported` says which of its names are left out here.
@@ -15,7 +15,7 @@ from typing import Any
 
 from genai_lifecycle.evaluation.answers import CaseAnswer
 from genai_lifecycle.evaluation.scorers import exact_match, levenshtein, repetition, rouge_l, rouge_n, token_f1
-from genai_lifecycle.store.evaluations import Finding
+from genai_lifecycle.store.evaluations import Assessment
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Assertion:
 Check = Callable[[CaseAnswer, Assertion], tuple[float, bool, str]]  # score, passed, why
 
 
-def run_check(answered: CaseAnswer, wanted: Assertion) -> Finding:
+def run_check(answer: CaseAnswer, assertion: Assertion) -> Assessment:
     """Make one check. Never raises for a parsed assertion."""
-    score, passed, why = CHECKS[wanted.type](answered, wanted)
-    return Finding(wanted.name, score, passed != wanted.negated, why, wanted.weight)
+    score, passed, why = CHECKS[assertion.type](answer, assertion)
+    return Assessment(assertion.name, score, passed != assertion.negated, why, assertion.weight)
 
 
-def all_passed(findings: Sequence[Finding], threshold: float | None) -> bool:
+def all_passed(assessments: Sequence[Assessment], threshold: float | None) -> bool:
     """promptfoo's rule: every check passes; with a threshold, the weighted share that passes reaches it."""
-    counted = [item for item in findings if item.weight > 0]
+    counted = [item for item in assessments if item.weight > 0]
     if threshold is None:
         return all(item.passed for item in counted)
     total = sum(item.weight for item in counted)
@@ -56,26 +56,26 @@ def all_passed(findings: Sequence[Finding], threshold: float | None) -> bool:
 # --- texts ----------------------------------------------------------------------------------------
 
 
-def _equals(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    if isinstance(wanted.value, (dict, list)):
-        return _yes_no(_json_of(answered.text) == wanted.value, "is", "is not", "the wanted JSON")
-    return _yes_no(answered.text.strip() == str(wanted.value).strip(), "equals", "differs from", repr(wanted.value))
+def _equals(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    if isinstance(assertion.value, (dict, list)):
+        return _yes_no(_json_of(answer.text) == assertion.value, "is", "is not", "the wanted JSON")
+    return _yes_no(answer.text.strip() == str(assertion.value).strip(), "equals", "differs from", repr(assertion.value))
 
 
-def _contains(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _yes_no(str(wanted.value) in answered.text, "has", "lacks", repr(wanted.value))
+def _contains(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _yes_no(str(assertion.value) in answer.text, "has", "lacks", repr(assertion.value))
 
 
-def _icontains(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _yes_no(str(wanted.value).lower() in answered.text.lower(), "has", "lacks", repr(wanted.value))
+def _icontains(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _yes_no(str(assertion.value).lower() in answer.text.lower(), "has", "lacks", repr(assertion.value))
 
 
 def _several(any_or_all: Callable[[Any], bool], fold: Callable[[str], str]) -> Check:
-    def check(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-        text = fold(answered.text)
-        missing = [item for item in listed(wanted.value) if fold(item) not in text]
-        found = any_or_all([fold(item) in text for item in listed(wanted.value)])
-        return float(found), found, f"lacks {', '.join(map(repr, missing))}" if missing else "has them all"
+    def check(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+        text = fold(answer.text)
+        missing = [item for item in listed(assertion.value) if fold(item) not in text]
+        passed = any_or_all([fold(item) in text for item in listed(assertion.value)])
+        return float(passed), passed, f"lacks {', '.join(map(repr, missing))}" if missing else "has them all"
 
     return check
 
@@ -86,21 +86,25 @@ def listed(value: Any) -> list[str]:
     return [str(item).strip() for item in items]
 
 
-def _starts_with(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _yes_no(answered.text.startswith(str(wanted.value)), "starts", "does not start", f"with {wanted.value!r}")
+def _starts_with(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _yes_no(
+        answer.text.startswith(str(assertion.value)), "starts", "does not start", f"with {assertion.value!r}"
+    )
 
 
-def _regex(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _yes_no(bool(re.search(str(wanted.value), answered.text)), "matches", "does not match", str(wanted.value))
+def _regex(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _yes_no(
+        bool(re.search(str(assertion.value), answer.text)), "matches", "does not match", str(assertion.value)
+    )
 
 
-def _is_json(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _yes_no(_json_of(answered.text) is not _NO_JSON, "is", "is not", "valid JSON")
+def _is_json(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _yes_no(_json_of(answer.text) is not _NO_JSON, "is", "is not", "valid JSON")
 
 
-def _contains_json(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    starts = [match.start() for match in re.finditer(r"[\[{]", answered.text)]
-    return _yes_no(any(_json_begins(answered.text[at:]) for at in starts), "holds", "holds no", "valid JSON")
+def _contains_json(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    starts = [match.start() for match in re.finditer(r"[\[{]", answer.text)]
+    return _yes_no(any(_json_begins(answer.text[at:]) for at in starts), "holds", "holds no", "valid JSON")
 
 
 _NO_JSON = object()
@@ -121,8 +125,8 @@ def _json_begins(text: str) -> bool:
     return True
 
 
-def _yes_no(found: bool, yes: str, no: str, what: str) -> tuple[float, bool, str]:
-    return float(found), found, f"{yes if found else no} {what}"
+def _yes_no(passed: bool, yes: str, no: str, what: str) -> tuple[float, bool, str]:
+    return float(passed), passed, f"{yes if passed else no} {what}"
 
 
 # --- against a reference --------------------------------------------------------------------------
@@ -131,74 +135,74 @@ def _yes_no(found: bool, yes: str, no: str, what: str) -> tuple[float, bool, str
 def _similar(score: Callable[[str, str], float], least: float) -> Check:
     """A score from 0 to 1 against the value, or the case's reference where there is none."""
 
-    def check(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-        found = score(answered.text, str(wanted.value) if wanted.value is not None else answered.reference)
-        limit = least if wanted.threshold is None else wanted.threshold
-        return found, found >= limit, f"{found:.3f}, at least {limit:g} wanted"
+    def check(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+        value = score(answer.text, str(assertion.value) if assertion.value is not None else answer.reference)
+        limit = least if assertion.threshold is None else assertion.threshold
+        return value, value >= limit, f"{value:.3f}, at least {limit:g} wanted"
 
     return check
 
 
-def _levenshtein(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    text = str(wanted.value) if wanted.value is not None else answered.reference
-    return _at_most(levenshtein(answered.text, text), wanted, 5, "edits")
+def _levenshtein(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    text = str(assertion.value) if assertion.value is not None else answer.reference
+    return _at_most(levenshtein(answer.text, text), assertion, 5, "edits")
 
 
-def _log_likelihood(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    if answered.log_likelihood is None:
+def _log_likelihood(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    if answer.log_likelihood is None:
         return 0.0, False, "there is no log-likelihood"
-    limit = -1.0 if wanted.threshold is None else wanted.threshold
-    return answered.log_likelihood, answered.log_likelihood >= limit, f"{answered.log_likelihood:.3f} nats a token"
+    limit = -1.0 if assertion.threshold is None else assertion.threshold
+    return answer.log_likelihood, answer.log_likelihood >= limit, f"{answer.log_likelihood:.3f} nats a token"
 
 
 # --- lengths, times -------------------------------------------------------------------------------
 
 
-def _at_most(found: float, wanted: Assertion, default: float, unit: str) -> tuple[float, bool, str]:
-    limit = default if wanted.threshold is None else wanted.threshold
-    return found, found <= limit, f"{found:g} {unit}, at most {limit:g} wanted"
+def _at_most(value: float, assertion: Assertion, default: float, unit: str) -> tuple[float, bool, str]:
+    limit = default if assertion.threshold is None else assertion.threshold
+    return value, value <= limit, f"{value:g} {unit}, at most {limit:g} wanted"
 
 
-def _repetition(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _at_most(round(repetition(answered.text), 4), wanted, 0.2, "of the word triples occur twice")
+def _repetition(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _at_most(round(repetition(answer.text), 4), assertion, 0.2, "of the word triples occur twice")
 
 
-def _latency(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _at_most(round(answered.latency_ms, 1), wanted, 10_000, "ms")
+def _latency(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _at_most(round(answer.latency_ms, 1), assertion, 10_000, "ms")
 
 
-def _tokens(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _within(answered.completion_tokens, wanted, "tokens")
+def _tokens(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _within(answer.completion_tokens, assertion, "tokens")
 
 
-def _word_count(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    exact = None if isinstance(wanted.value, dict) or wanted.value is None else float(wanted.value)
+def _word_count(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    exact = None if isinstance(assertion.value, dict) or assertion.value is None else float(assertion.value)
     if exact is not None:  # promptfoo: a bare number is the exact count
-        count = len(answered.text.split())
+        count = len(answer.text.split())
         return float(count), count == exact, f"{count} words, {exact:g} wanted"
-    return _within(len(answered.text.split()), wanted, "words")
+    return _within(len(answer.text.split()), assertion, "words")
 
 
-def _length(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _within(len(answered.text), wanted, "characters")
+def _length(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _within(len(answer.text), assertion, "characters")
 
 
-def _within(count: int, wanted: Assertion, unit: str) -> tuple[float, bool, str]:
+def _within(count: int, assertion: Assertion, unit: str) -> tuple[float, bool, str]:
     """Between `min` and `max` of the value; a bare number, or the threshold, is the most."""
-    least, most = limits(wanted)
+    least, most = limits(assertion)
     return float(count), least <= count <= most, f"{count} {unit}, {least:g} to {most:g} wanted"
 
 
-def limits(wanted: Assertion) -> tuple[float, float]:
+def limits(assertion: Assertion) -> tuple[float, float]:
     """(least, most) that a check of a length allows. Raises ValueError or TypeError for what is no number."""
-    if isinstance(wanted.value, Mapping):
-        return float(wanted.value.get("min", 0)), float(wanted.value.get("max", "inf"))
-    most = wanted.threshold if wanted.value is None else wanted.value
+    if isinstance(assertion.value, Mapping):
+        return float(assertion.value.get("min", 0)), float(assertion.value.get("max", "inf"))
+    most = assertion.threshold if assertion.value is None else assertion.value
     return 0.0, float("inf" if most is None else most)
 
 
-def _finish_reason(answered: CaseAnswer, wanted: Assertion) -> tuple[float, bool, str]:
-    return _yes_no(answered.finish_reason == wanted.value, "ended by", "did not end by", str(wanted.value))
+def _finish_reason(answer: CaseAnswer, assertion: Assertion) -> tuple[float, bool, str]:
+    return _yes_no(answer.finish_reason == assertion.value, "ended by", "did not end by", str(assertion.value))
 
 
 CHECKS: dict[str, Check] = {

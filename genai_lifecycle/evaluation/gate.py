@@ -6,24 +6,26 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from genai_lifecycle.errors import ConfigError
+from annotated_types import Ge, Le
+
 from genai_lifecycle.evaluation.evidence import Evidence
-from genai_lifecycle.evaluation.statistics import more_cases, paired_difference
+from genai_lifecycle.evaluation.statistics import difference_interval, more_cases, paired_differences
+from genai_lifecycle.runtime.validation import STRICT
 from genai_lifecycle.runtime.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate said of a version, and why."""
+    """Whether a version may replace another one, and why."""
 
     allowed: bool  # whether the alias may move
-    passed: bool  # whether the findings alone would let it
+    passed: bool  # whether every check passed
     mode: str  # of the gate: on | dry-run | off
-    forced: bool  # whether it was told to let the version pass, by --override-gate
+    forced: bool  # whether --override-gate was given
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -41,96 +43,75 @@ class Decision:
         }
 
 
-MODES = ("on", "dry-run", "off")
-CONFIDENCE = 0.95
 _HINT = "The file gate.yaml of this checkout shows every key; docs/evaluation.md explains them."
+NotNegative = Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True)
 class Policy:
     """What gate.yaml asks of a version."""
 
-    mode: str = "on"
+    mode: Literal["on", "dry-run", "off"] = "on"
     metric: str = "token_f1"  # higher is better
     threshold: float = 0.0  # in the metric's unit; the mean must reach it
-    margin: float = 0.05  # in the metric's unit, 0 or more: so much worse than the former version is still no loss
-    latency_ms: float = 30_000.0  # of the median answer
+    margin: NotNegative = 0.05  # in the metric's unit: so much worse than the former version is still no loss
+    latency_ms: NotNegative = 30_000.0  # of the median answer
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
 class ModelPolicy(Policy):
     """What it asks of a model version: also that it answers at all, whatever the answers are worth."""
 
-    answered_rate: float = 0.5  # share of the questions that must get an answer, 0 to 1 (`scorers.answered`)
+    answered_rate: Annotated[float, Ge(0), Le(1)] = 0.5  # of the questions must get an answer (`scorers.answered`)
 
 
-POLICIES = {"prompt": Policy, "model": ModelPolicy}
+@dataclass(frozen=True)
+class Policies:
+    """The whole of gate.yaml."""
+
+    prompt: Policy = Policy()
+    model: ModelPolicy = ModelPolicy()
+    __pydantic_config__ = STRICT
+
+
 ANSWERED = "answered"  # among the scores of a model version: 1 where a case got an answer
 
 
-def load_policy(path: Path, subject: str) -> Policy:
-    """The policy for `subject` ("prompt" or "model"). Raises ConfigError naming the file and what is wrong in it."""
-    content = read_yaml(path, _HINT)
-    if not isinstance(content, dict) or set(content) - set(POLICIES):
-        raise ConfigError(f"The gate file {path} may have the keys {' and '.join(POLICIES)} only.", hint=_HINT)
-    return _policy(path, subject, content.get(subject) or {})
+def load_policy(path: Path, subject: Literal["prompt", "model"]) -> Policy:
+    """Of gate.yaml, the policy for `subject`. Raises ConfigError naming the file and what is wrong in it."""
+    return getattr(read_yaml(path, Policies, _HINT), subject)
 
 
-def _policy(path: Path, subject: str, given: Any) -> Policy:
-    names = [item.name for item in fields(POLICIES[subject])]
-    unknown = sorted(set(given) - set(names)) if isinstance(given, dict) else [given]
-    if unknown:
-        raise ConfigError(f"{path}, {subject}: {unknown[0]!r} is unknown.", hint=f"Use {', '.join(names)}.")
-    values = dict(given)
-    if isinstance(values.get("mode"), bool):  # YAML reads a bare `on` as true
-        values["mode"] = "on" if values["mode"] else "off"
-    policy = POLICIES[subject](**values)
-    if policy.mode not in MODES:
-        raise ConfigError(f"{path}, {subject}: mode is {policy.mode!r}.", hint=f"Use one of {', '.join(MODES)}.")
-    if not isinstance(policy.metric, str):
-        raise ConfigError(f"{path}, {subject}: metric is {policy.metric!r}.", hint="Use the name of a score.")
-    for name in names[2:]:  # those after mode and metric are numbers
-        _require_number(path, subject, name, getattr(policy, name))
-    return policy
-
-
-def _require_number(path: Path, subject: str, name: str, value: Any) -> None:
-    right = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-    if not right or (name != "threshold" and value < 0):
-        raise ConfigError(f"{path}, {subject}: {name} is {value!r}.", hint="Use a number, 0 or more.")
-    if name == "answered_rate" and value > 1:
-        raise ConfigError(f"{path}, {subject}: {name} is {value!r}.", hint="Use a share, 0 to 1.")
-
-
-def decide(
-    policy: Policy, candidate: Evidence | None, former: Evidence | None, *, seed: int = 0, override: bool = False
-) -> Decision:
+def decide(policy: Policy, candidate: Evidence | None, former: Evidence | None, *, override: bool = False) -> Decision:
     """Whether the candidate may take the place of the former version.
 
     Args:
         candidate: None when nothing is known about it, which is a refusal.
         former: the version in use; None when there is none to compare with.
-        override: let it pass whatever the findings, and record that.
+        override: let it pass whatever the checks say, and record that.
     """
     if policy.mode == "off":
         return Decision(True, True, policy.mode, override, ("the gate is off",))
-    findings = sorted(_findings(policy, candidate, former, seed), key=lambda found: found[0])  # what is wrong first
-    passed = all(good for good, _ in findings)
-    reasons = tuple(text for _, text in findings)
+    checks = sorted(_checks(policy, candidate, former), key=lambda check: check[0])  # what is wrong first
+    passed = all(good for good, _ in checks)
+    reasons = tuple(reason for _, reason in checks)
     return Decision(passed or override or policy.mode == "dry-run", passed, policy.mode, override, reasons)
 
 
-def _findings(policy: Policy, candidate: Evidence | None, former: Evidence | None, seed: int) -> list[tuple[bool, str]]:
-    """(good, sentence) for each thing that was looked at."""
+def _checks(policy: Policy, candidate: Evidence | None, former: Evidence | None) -> list[tuple[bool, str]]:
+    """(good, reason) for each thing that the policy asks."""
     if candidate is None:
         return [(False, "it was not evaluated")]
     scores = candidate.scores.get(policy.metric)
     if not scores:
         return [(False, f"its evaluation has no {policy.metric}")]
-    found = [_threshold(policy, scores), _latency(policy, candidate)]
+    checks = [_threshold(policy, scores), _latency(policy, candidate)]
     if isinstance(policy, ModelPolicy):
-        found.append(_answers(policy, candidate))
-    return [*found, _against(policy, scores, former, candidate, seed)] if former is not None else found
+        checks.append(_answers(policy, candidate))
+    if former is not None:
+        checks.append(_not_worse(policy, scores, former, candidate))
+    return checks
 
 
 def _threshold(policy: Policy, scores: tuple[float, ...]) -> tuple[bool, str]:
@@ -158,21 +139,19 @@ def _latency(policy: Policy, candidate: Evidence) -> tuple[bool, str]:
     return good, f"median answer in {median:.0f} ms, {'at most' if good else 'more than'} {policy.latency_ms:g} ms"
 
 
-def _against(
-    policy: Policy, scores: tuple[float, ...], former: Evidence, candidate: Evidence, seed: int
-) -> tuple[bool, str]:
+def _not_worse(policy: Policy, scores: tuple[float, ...], former: Evidence, candidate: Evidence) -> tuple[bool, str]:
     """Non-inferiority (Piaggio et al., CONSORT extension 2012): the interval lies above -margin."""
     before = former.scores.get(policy.metric)
     if not before or former.cases_sha256 != candidate.cases_sha256 or len(before) != len(scores):
         return False, f"{former.subject} was not evaluated over the same cases"
-    difference = paired_difference(scores, before, seed, CONFIDENCE)
+    differences = paired_differences(scores, before)
+    difference = difference_interval(differences)
     interval = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] {policy.metric}"
     if difference.low >= -policy.margin:
         better = "better than" if difference.low > 0 else "not worse than"
         return True, f"{better} {former.subject}: {interval}"
     if difference.high < 0:
         return False, f"worse than {former.subject}: {interval}"
-    above_margin = [a - b + policy.margin for a, b in zip(scores, before, strict=True)]
-    more = more_cases(above_margin)
+    more = more_cases([value + policy.margin for value in differences])
     needed = f"; about {more} more cases needed" if more and difference.mean > -policy.margin else ""
     return False, f"may be worse than {former.subject} by more than {policy.margin:g}: {interval}{needed}"

@@ -24,7 +24,7 @@ from genai_lifecycle.evaluation.statistics import Verdict, mean_interval, verdic
 from genai_lifecycle.runtime.scratch import scratch_folder
 from genai_lifecycle.store import evaluations, runs, traces
 from genai_lifecycle.store import prompt_registry as registry
-from genai_lifecycle.store.evaluations import Assessed, Row
+from genai_lifecycle.store.evaluations import EvaluationCounts, Row
 from genai_lifecycle.store.prompt_registry import PromptRef
 from genai_lifecycle.store.tracking_store import Store
 
@@ -111,7 +111,7 @@ class SubjectRun:
     experiment_id: str
     evidence: Evidence
     table: list[dict[str, object]]
-    assessed: Assessed
+    counts: EvaluationCounts
 
 
 class EvaluationRunner:
@@ -142,18 +142,18 @@ class EvaluationRunner:
             compute_s, reused = self._compute_s, self._reused
             answers = self._answers(subject, cache, answer, run_id)
             rows = [row_of(case, item) for case, item in zip(cases, answers, strict=True)]
-            assessed = self._assess(place, run_id, rows)
+            counts = self._assess(place, run_id, rows)
             has_latencies = bool(subject.model.version)
             evidence = evidence_of(subject.label, cases, answers, rows, has_latencies=has_latencies)
             metrics = metrics_of(answers, evidence)
             if self._reused == reused:  # the time is that of all answers
                 metrics |= _speed(answers, self._compute_s - compute_s)
-            self._log(subject, metrics | _judged(assessed), evidence)
+            self._log(subject, metrics | _judged(counts), evidence)
         scores = {name: mean_interval(values, self._evaluation.seed) for name, values in evidence.scores.items()}
         version, experiment = subject.model.version, place.experiment_name
         result = PromptResult(subject.label, subject.prompt, version, run_id, experiment, metrics, scores)
         table = [*table_of(subject.label, cases, answers, rows)]
-        self._runs.append(SubjectRun(result, place.experiment_id, evidence, table, assessed))
+        self._runs.append(SubjectRun(result, place.experiment_id, evidence, table, counts))
 
     def compare(self, run_id: str, place: Store, metric: str, left_out: Sequence[str] = ()) -> EvaluationResult:
         """The verdict, the dataset and the report.
@@ -173,9 +173,9 @@ class EvaluationRunner:
             results=tuple(item.result for item in ranked),
             verdict=self._verdict(compared),
             cases=len(self._evaluation.cases),
-            rows=sum(item.assessed.rows for item in self._runs),
+            rows=sum(item.counts.rows for item in self._runs),
             reused=self._reused,
-            judge=self._evaluation.judges.summary_with(sum(item.assessed.judge_failures for item in self._runs)),
+            judge=self._evaluation.judges.summary_with(sum(item.counts.judge_failures for item in self._runs)),
             dataset=dataset,
             left_out=tuple(left_out),
             compute_s=self._compute_s,
@@ -208,7 +208,7 @@ class EvaluationRunner:
             self._answered(len(batch.answers))
         return found
 
-    def _assess(self, place: Store, run_id: str, rows: Sequence[Row]) -> Assessed:
+    def _assess(self, place: Store, run_id: str, rows: Sequence[Row]) -> EvaluationCounts:
         scorers = self._evaluation.judges.scorers
         with self._mlflow_time():
             traces.flush(len(rows), lambda: traces.count([run_id], place.experiment_id))
@@ -275,9 +275,9 @@ def _speed(answers: Sequence[CaseAnswer], compute_s: float) -> dict[str, float]:
     return {"seconds_per_answer": compute_s / len(answers), "tokens_per_second": tokens / compute_s}
 
 
-def _judged(assessed: Assessed) -> dict[str, float]:
+def _judged(counts: EvaluationCounts) -> dict[str, float]:
     """How many answers the judges did not judge; MLflow logs their means itself."""
-    return {"judge_failures": float(assessed.judge_failures)} if assessed.judge_failures else {}
+    return {"judge_failures": float(counts.judge_failures)} if counts.judge_failures else {}
 
 
 def _trace(subject: Subject, number: int, case: Case, answer: CaseAnswer) -> traces.AnswerTrace:

@@ -21,11 +21,7 @@ def words(text: str) -> list[str]:
 
 def token_f1(answer: str, reference: str) -> float:
     """Overlap of words, 0 to 1: harmonic mean of precision and recall (SQuAD's F1). Two empty texts give 1."""
-    given, wanted = Counter(words(answer)), Counter(words(reference))
-    if not given or not wanted:
-        return float(given == wanted)
-    shared = (given & wanted).total()
-    return 2 * shared / (given.total() + wanted.total())
+    return _overlap(words(answer), words(reference))
 
 
 def exact_match(answer: str, reference: str) -> float:
@@ -37,14 +33,13 @@ def rouge_l(answer: str, reference: str) -> float:
     """ROUGE-L, 0 to 1: longest common subsequence of words as an F-measure with beta 1 (Lin 2004, section 3)."""
     from rapidfuzz.distance import LCSseq
 
-    given, wanted = _rouge_words(answer), _rouge_words(reference)
-    return _f_measure(LCSseq.similarity(given, wanted), len(given), len(wanted))
+    predicted, expected = _rouge_words(answer), _rouge_words(reference)
+    return _f_measure(LCSseq.similarity(predicted, expected), len(predicted), len(expected))
 
 
 def rouge_n(answer: str, reference: str) -> float:
     """ROUGE-1, 0 to 1: shared words as an F-measure with beta 1 (Lin 2004, section 2); promptfoo calls it rouge-n."""
-    given, wanted = Counter(_rouge_words(answer)), Counter(_rouge_words(reference))
-    return _f_measure((given & wanted).total(), given.total(), wanted.total())
+    return _overlap(_rouge_words(answer), _rouge_words(reference))
 
 
 def _rouge_words(text: str) -> list[str]:
@@ -52,8 +47,13 @@ def _rouge_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _f_measure(shared: int, given: int, wanted: int) -> float:
-    return 2 * shared / (given + wanted) if given and wanted else float(given == wanted)
+def _overlap(predicted: Sequence[str], expected: Sequence[str]) -> float:
+    shared = (Counter(predicted) & Counter(expected)).total()
+    return _f_measure(shared, len(predicted), len(expected))
+
+
+def _f_measure(shared: int, predicted: int, expected: int) -> float:
+    return 2 * shared / (predicted + expected) if predicted and expected else float(predicted == expected)
 
 
 def levenshtein(answer: str, reference: str) -> int:

@@ -1,4 +1,4 @@
-"""What the answers to a case file are worth: each case's findings, their means, the gate's evidence, the table.
+"""What the answers to a case file are worth: each case's assessments, their means, the gate's evidence, the table.
 
 Pure: answers in, figures out. How one answer is compared with one reference is `scorers.py`'s and `checks.py`'s.
 """
@@ -14,36 +14,36 @@ from genai_lifecycle.evaluation.cases import Case, cases_sha256
 from genai_lifecycle.evaluation.checks import all_passed, run_check
 from genai_lifecycle.evaluation.evidence import Evidence
 from genai_lifecycle.evaluation.scorers import AGAINST_REFERENCE, repetition, succeeded
-from genai_lifecycle.store.evaluations import Finding, Row
+from genai_lifecycle.store.evaluations import Assessment, Row
 
 
 def row_of(case: Case, answer: CaseAnswer) -> Row:
     """The scores of one answer, and what its case asked for."""
-    findings = [Finding(name, value, True, "", is_check=False) for name, value in _scores(case, answer).items()]
+    assessments = [Assessment(name, value, True, "", is_check=False) for name, value in _scores(case, answer).items()]
     if case.checks:
         made = _numbered([run_check(answer, check) for check in case.checks])
         passed = all_passed(made, case.threshold)
         why = "; ".join(f"{item.name}: {item.why}" for item in made if not item.passed)
-        findings += [*made, Finding("passed", float(passed), passed, why)]
-    return Row(findings, {"expected_response": case.reference} if case.reference else {})
+        assessments += [*made, Assessment("passed", float(passed), passed, why)]
+    return Row(assessments, {"expected_response": case.reference} if case.reference else {})
 
 
 def _scores(case: Case, answer: CaseAnswer) -> dict[str, float]:
-    found = {"repetition": repetition(answer.text)}
+    scores = {"repetition": repetition(answer.text)}
     if not case.reference:
-        return found
+        return scores
     likelihood = {} if answer.log_likelihood is None else {"log_likelihood": answer.log_likelihood}
-    return {name: score(answer.text, case.reference) for name, score in AGAINST_REFERENCE.items()} | likelihood | found
+    return {name: score(answer.text, case.reference) for name, score in AGAINST_REFERENCE.items()} | likelihood | scores
 
 
-def _numbered(findings: Sequence[Finding]) -> list[Finding]:
+def _numbered(assessments: Sequence[Assessment]) -> list[Assessment]:
     """A case may make the same check twice; MLflow shows one assessment for each name."""
     seen: dict[str, int] = {}
     named = []
-    for item in findings:
+    for item in assessments:
         seen[item.name] = seen.get(item.name, 0) + 1
         name = item.name if seen[item.name] == 1 else f"{item.name}-{seen[item.name]}"
-        named.append(Finding(name, item.score, item.passed, item.why, item.weight))
+        named.append(Assessment(name, item.score, item.passed, item.why, item.weight))
     return named
 
 
@@ -55,7 +55,7 @@ def evidence_of(
     Args:
         has_latencies: whether the engine that will serve has answered.
     """
-    values = [{item.name: item.score for item in row.findings if not item.is_check or item.name == "passed"}
+    values = [{item.name: item.score for item in row.assessments if not item.is_check or item.name == "passed"}
               for row in rows]  # fmt: skip
     names = [name for name in values[0] if all(name in row for row in values)]
     scores = {name: tuple(row[name] for row in values) for name in names}
@@ -87,6 +87,6 @@ def table_of(
             "variables": json.dumps(dict(case.variables), ensure_ascii=False), "reference": case.reference,
             "answer": answer.text, "finish_reason": answer.finish_reason, "latency_ms": round(answer.latency_ms, 1),
             "completion_tokens": answer.completion_tokens,
-            "scores": json.dumps({found.name: round(found.score, 4) for found in row.findings}),
-            "failed": "; ".join(f"{found.name}: {found.why}" for found in row.findings if not found.passed),
+            "scores": json.dumps({item.name: round(item.score, 4) for item in row.assessments}),
+            "failed": "; ".join(f"{item.name}: {item.why}" for item in row.assessments if not item.passed),
         }  # fmt: skip

@@ -1,20 +1,18 @@
-"""Intervals and verdicts from paired scores. The routines are SciPy's; the rules for a verdict live here."""
+"""Intervals of scores and the verdict on paired ones. The tests are SciPy's; the rules of a verdict live here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval, in the unit of what was measured."""
+    """A mean with its 95 % confidence interval, in the unit of what was measured."""
 
     mean: float
     low: float
     high: float
-    confidence: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Comparison:
     leader: str
     other: str
     outcome: str  # win | tie
-    difference: Interval  # leader minus other, at the confidence of its step in Holm's procedure
-    p_value: float  # adjusted by Holm for the number of comparisons
+    difference: Interval  # leader minus other
+    p_value: float  # adjusted by Holm for the number of comparisons; it decides the outcome
 
 
 @dataclass(frozen=True)
@@ -54,80 +52,54 @@ class Verdict:
         return f"tie: {self.winner} {how}: {interval} {self.metric}{more}"
 
 
-# Level of the comparisons: by simulation (docs/evaluation.md) equal prompts then win by chance in no more than 5 %. Of
-# few cases, or scores that are mostly alike, an interval is wrong a little more often than it says.
-ALPHA = 0.045
+CONFIDENCE = 0.95  # of every interval
+ALPHA = 0.045  # level of a verdict's comparisons: one of equal prompts wins in at most 5 %, also in simulations
 POWER = 0.8  # how surely the named number of cases would show a difference as large as the one seen
-RESAMPLES = 10_000
-_BATCH = 100  # resamples held in memory together
+RESAMPLES = 4999
+_BATCH = 500  # resamples held in memory together
 _MOST_CASES = 10_000  # a tie that needs more is one that no case file settles
 
 
-def mean_interval(values: Sequence[float], seed: int, confidence: float = 0.95) -> Interval:
-    """Mean with its bootstrap interval; see `mean_intervals`.
+def mean_interval(scores: Sequence[float], seed: int) -> Interval:
+    """Mean of one prompt's scores, by SciPy's bootstrap (BCa: lopsided scores, and no end outside their range).
 
-    With fewer than two values, or equal ones, the interval is the mean itself.
-    """
-    return _interval(values, seed, confidence, mean_intervals)
-
-
-def _interval(values: Sequence[float], seed: int, confidence: float, ends: Callable[..., tuple[Any, Any]]) -> Interval:
-    import numpy as np
-
-    data = np.asarray(values, dtype=float)
-    mean = float(data.mean())
-    if len(data) < 2 or np.ptp(data) == 0:
-        return Interval(mean, mean, mean, confidence)
-    lows, highs = ends(data[None], seed, confidence)
-    return Interval(mean, float(lows[0]), float(highs[0]), confidence)
-
-
-def mean_intervals(rows: Any, seed: int, confidence: float = 0.95, resamples: int = RESAMPLES) -> tuple[Any, Any]:
-    """Lower and upper ends of the mean's interval for each row (rows, cases).
-
-    Percentile bootstrap (Efron & Tibshirani 1993, chapter 13), its levels widened for few cases as Hesterberg
-    (2015, "What Teachers Should Know about the Bootstrap", section 3.3) advises: the plain one covers the
-    truth in 93 % where it says 95 %.
+    With fewer than two scores, or equal ones, the interval is the mean itself.
     """
     import numpy as np
     from scipy.stats import bootstrap
 
-    found = bootstrap(
-        (np.asarray(rows, dtype=float),), np.mean, axis=-1, n_resamples=resamples, method="percentile", batch=_BATCH,
-        confidence_level=_widened(confidence, np.shape(rows)[-1]), rng=np.random.default_rng(seed),
+    if _is_constant(scores):
+        return _constant(scores)
+    ends = bootstrap(
+        (np.asarray(scores, dtype=float),), np.mean, method="BCa", n_resamples=RESAMPLES, batch=_BATCH,
+        confidence_level=CONFIDENCE, rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
-    return found.low, found.high
+    return Interval(float(np.mean(scores)), float(ends.low), float(ends.high))
 
 
-def _widened(confidence: float, cases: int) -> float:
-    """The level at which a percentile interval of so few cases covers as often as `confidence` says."""
-    from scipy.stats import norm, t
+def difference_interval(differences: Sequence[float]) -> Interval:
+    """Mean of paired differences, by Student's distribution, which holds for few cases where a bootstrap does not.
 
-    reach = t.isf((1 - confidence) / 2, cases - 1) * (cases / (cases - 1)) ** 0.5
-    return float(1 - 2 * norm.sf(reach))
-
-
-def paired_difference(first: Sequence[float], second: Sequence[float], seed: int, confidence: float) -> Interval:
-    """Interval of the mean of `first - second`, case by case; see `difference_intervals`."""
-    return _interval(_differences(first, second), seed, confidence, difference_intervals)
-
-
-def difference_intervals(rows: Any, seed: int, confidence: float = 0.95, resamples: int = RESAMPLES) -> tuple[Any, Any]:
-    """The same for differences: of the bootstrap's end and Student's, the one that is farther out.
-
-    Where most of a few cases are answered alike, the bootstrap alone covers the truth less often than it says, and
-    Student's alone misses a lopsided one; docs/evaluation.md has the figures.
+    docs/evaluation.md has the figures of both.
     """
-    import numpy as np
-    from scipy.stats import sem, t
+    from scipy.stats import ttest_1samp
 
-    data = np.asarray(rows, dtype=float)
-    low, high = mean_intervals(data, seed, confidence, resamples)
-    mean, reach = data.mean(axis=-1), t.isf((1 - confidence) / 2, data.shape[-1] - 1) * sem(data, axis=-1)
-    return np.minimum(low, mean - reach), np.maximum(high, mean + reach)
+    if _is_constant(differences):
+        return _constant(differences)
+    ends = ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
+    return Interval(sum(differences) / len(differences), float(ends.low), float(ends.high))
 
 
-def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
+def _is_constant(values: Sequence[float]) -> bool:
+    return len(values) < 2 or min(values) == max(values)
+
+
+def _constant(values: Sequence[float]) -> Interval:
+    return Interval(*[float(values[0])] * 3)
+
+
+def paired_differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """`first - second`, case by case."""
     return [a - b for a, b in zip(first, second, strict=True)]
 
 
@@ -137,63 +109,64 @@ def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]
 def verdict(scores: Mapping[str, Sequence[float]], *, metric: str, seed: int, incumbent: str | None = None) -> Verdict:
     """The leading prompt against each other one, paired case by case.
 
-    The leader wins when it beats every other prompt at the level that Holm's procedure gives the comparison, so
-    that of several equal prompts one wins by chance in at most 5 %. Else it is a tie, and the `incumbent` (the
-    prompt in production) stays if it is not clearly worse than the leader.
+    The leader wins when it beats every other prompt, so that of several equal prompts one wins by chance in at
+    most 5 %. Else it is a tie, and the `incumbent` (the prompt in production) stays if it is not clearly worse than
+    the leader.
 
     Args:
         scores: at least two prompts; every list has one score for each case, in the same order; higher is better.
     """
     ranked = sorted(scores, key=lambda name: -sum(scores[name]))
     leader, cases = ranked[0], len(scores[ranked[0]])
-    compared = compare(leader, {name: _differences(scores[leader], scores[name]) for name in ranked[1:]}, seed)
-    if all(item.outcome == "win" for item in compared):
-        runner_up = next(item for item in compared if item.other == ranked[1])
-        return Verdict("win", leader, ranked[1], metric, runner_up.difference, cases, None, compared, incumbent)
-    closest = next(item for item in compared if item.outcome == "tie")
-    stays = any(item.other == incumbent and item.outcome == "tie" for item in compared)
-    needed = more_cases(_differences(scores[leader], scores[closest.other]), closest.difference.confidence)
-    winner = incumbent if stays and incumbent is not None else leader
-    return Verdict("tie", winner, closest.other, metric, closest.difference, cases, needed, compared, incumbent)
+    differences = {name: paired_differences(scores[leader], scores[name]) for name in ranked[1:]}
+    comparisons = compare(leader, differences, seed)
+    if all(item.outcome == "win" for item in comparisons):
+        runner_up = next(item for item in comparisons if item.other == ranked[1])
+        return Verdict("win", leader, ranked[1], metric, runner_up.difference, cases, None, comparisons, incumbent)
+    ties = {item.other: item for item in comparisons if item.outcome == "tie"}
+    closest = next(iter(ties.values()))
+    winner = incumbent if incumbent in ties else leader
+    needed = more_cases(differences[closest.other])
+    return Verdict("tie", winner, closest.other, metric, closest.difference, cases, needed, comparisons, incumbent)
 
 
 def compare(leader: str, differences: Mapping[str, Sequence[float]], seed: int) -> tuple[Comparison, ...]:
-    """One comparison for each other prompt, the surest first, by Holm's step-down procedure.
-
-    Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6 (1979):
-    step i of m is made at the level ALPHA / (m - i); after the first that fails, none counts as a win.
-    """
-    p_values = {name: p_value(values, seed) for name, values in differences.items()}
-    ordered = sorted(differences, key=lambda name: (p_values[name], -sum(differences[name])))
-    found, wins, adjusted = [], True, 0.0
-    for step, name in enumerate(ordered):
-        left = len(ordered) - step
-        interval = _interval(differences[name], seed, 1 - ALPHA / left, difference_intervals)
-        wins = wins and interval.low > 0 and len(differences[name]) > 1
-        adjusted = min(1.0, max(adjusted, p_values[name] * left))
-        found.append(Comparison(leader, name, "win" if wins else "tie", interval, adjusted))
-    return tuple(found)
+    """One comparison for each other prompt, the surest first."""
+    adjusted = holm(p_values(list(differences.values()), seed))
+    comparisons = [
+        Comparison(leader, name, "win" if p_value <= ALPHA else "tie", difference_interval(values), p_value)
+        for (name, values), p_value in zip(differences.items(), adjusted, strict=True)
+    ]
+    return tuple(sorted(comparisons, key=lambda item: (item.p_value, -item.difference.mean)))
 
 
-def p_value(differences: Sequence[float], seed: int) -> float:
-    """Two-sided p-value of a mean of 0: the level at which the interval would just touch 0."""
+def p_values(rows: Sequence[Sequence[float]], seed: int, resamples: int = RESAMPLES) -> Sequence[float]:
+    """Two-sided p-value of a mean of 0 for each row (rows, cases): an exact test that turns signs at random."""
     import numpy as np
-    from scipy.stats import bootstrap, norm, t, ttest_1samp
+    from scipy.stats import permutation_test
 
-    data = np.asarray(differences, dtype=float)
-    cases = len(data)
-    if cases < 2 or np.ptp(data) == 0:
-        return 0.0 if cases > 1 and data[0] else 1.0
-    drawn = bootstrap(
-        (data,), np.mean, n_resamples=RESAMPLES, method="percentile", batch=_BATCH, rng=np.random.default_rng(seed)
-    ).bootstrap_distribution
-    beyond = np.count_nonzero(drawn <= 0) if data.mean() > 0 else np.count_nonzero(drawn >= 0)
-    share = (beyond + 1) / (len(drawn) + 1)  # never 0 (Davison & Hinkley 1997, section 4.2)
-    resampled = 2 * t.sf(norm.isf(share) * ((cases - 1) / cases) ** 0.5, cases - 1)
-    return float(min(1.0, max(resampled, ttest_1samp(data, 0).pvalue)))
+    data = np.asarray(rows, dtype=float)
+    if data.shape[-1] < 2:
+        return np.ones(len(data))
+    return permutation_test(
+        (data,), np.mean, permutation_type="samples", vectorized=True, axis=-1, n_resamples=resamples, batch=_BATCH,
+        rng=np.random.default_rng(seed),
+    ).pvalue  # fmt: skip
 
 
-def more_cases(differences: Sequence[float], confidence: float = 0.95) -> int | None:
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number, in the order given; SciPy has no such routine.
+
+    Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6 (1979).
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for step, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, float(p_values[index]) * (len(p_values) - step)))
+        adjusted[index] = largest
+    return adjusted
+
+
+def more_cases(differences: Sequence[float]) -> int | None:
     """About how many more cases would show a difference as large as this one in POWER of all trials.
 
     The usual formula for a paired mean, ((z + z') * sd / mean)^2 (Cohen 1988, chapter 2). None when the mean is 0,
@@ -206,9 +179,9 @@ def more_cases(differences: Sequence[float], confidence: float = 0.95) -> int | 
     mean = abs(float(data.mean()))
     if len(data) < 2 or mean == 0:
         return None
-    reach = norm.isf((1 - confidence) / 2) + norm.ppf(POWER)
-    wanted = (reach * float(data.std(ddof=1)) / mean) ** 2
-    return _rounded(max(1.0, wanted - len(data))) if wanted <= _MOST_CASES else None
+    reach = norm.isf((1 - CONFIDENCE) / 2) + norm.ppf(POWER)
+    needed = (reach * float(data.std(ddof=1)) / mean) ** 2
+    return _rounded(max(1.0, needed - len(data))) if needed <= _MOST_CASES else None
 
 
 def _rounded(count: float) -> int:

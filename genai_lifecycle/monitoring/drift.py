@@ -6,33 +6,20 @@ counts a hundred times.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from genai_lifecycle.evaluation.statistics import holm
 from genai_lifecycle.monitoring.rules import DriftRules
 
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
-@dataclass(frozen=True)
-class DriftFinding:
-    """One measure of one prompt and model version: the period beside the baseline."""
-
-    group: str
-    measure: str
-    test: str  # Kolmogorov-Smirnov | chi-square
-    count_now: int
-    count_before: int
-    now: str  # in a few words
-    before: str
-    effect: float = 0.0  # D, or Cramer's V: 0 (the same) to 1
-    p_value: float = 1.0  # adjusted by Holm over all tests of the report
-    outcome: str = "too few"  # drift | none | too few
-
-
+NUMBERS, WORDS = ("prompt_tokens", "answer_tokens", "repetition"), ("declined_share", "finish_reason")
 KS, CHI_SQUARE = "Kolmogorov-Smirnov", "chi-square"
 _LEAST_EXPECTED = 5  # below it the chi-square distribution is not to be trusted (Cochran 1954)
 _RESAMPLES = 9999
-_EXACT_BELOW = 10_000  # product of the two counts; above, the asymptotic distribution is as good and much faster
 
 
 @dataclass(frozen=True)
@@ -41,53 +28,82 @@ class Sample:
 
     group: str  # prompt and model version
     measure: str
-    now: Sequence[float] | Sequence[str]
-    before: Sequence[float] | Sequence[str]
-    is_category: bool = False
+    now: Series
+    before: Series
+
+    @property
+    def is_category(self) -> bool:
+        return self.measure in WORDS
 
 
-def find_drift(samples: Sequence[Sample], minimum_count: int, rules: DriftRules, seed: int = 0) -> list[DriftFinding]:
+@dataclass(frozen=True)
+class DriftResult:
+    """One measure of one prompt and model version: the period beside the baseline."""
+
+    group: str
+    measure: str
+    test: str  # KS | CHI_SQUARE
+    count_now: int
+    count_before: int
+    now: str  # in a few words
+    before: str
+    effect: float = 0.0  # D, or Cramer's V: 0 (the same) to 1
+    p_value: float = 1.0  # adjusted by Holm over all tests of the report
+    outcome: str = "too few"  # drift | none | too few
+
+    def __str__(self) -> str:
+        """For example `answer_tokens of qa/3 has drifted: median 12, in the baseline median 30 (...)`."""
+        return (
+            f"{self.measure} of {self.group} has drifted: {self.now}, in the baseline {self.before} "
+            f"({self.test}, {'D' if self.test == KS else 'V'} {self.effect:.2f}, p {self.p_value:.2g})"
+        )
+
+
+def samples(group: str, now: DataFrame, before: DataFrame) -> list[Sample]:
+    """What is compared with the baseline. The latency is not: an evaluation answers in batches."""
+    sides = [table.assign(declined_share=table["declined"].map({0.0: "answered", 1.0: "declined"}))
+             for table in (now, before)]  # fmt: skip
+    every = [Sample(group, name, *(side[name].dropna() for side in sides)) for name in (*NUMBERS, *WORDS)]
+    return [item for item in every if len(item.now) and len(item.before)]
+
+
+def compare(samples: Sequence[Sample], minimum_count: int, rules: DriftRules, seed: int = 0) -> list[DriftResult]:
     """Test every sample; p-values are adjusted by Holm over all tests that were made.
 
     Args:
-        minimum_count: with fewer values on either side nothing is tested, and the finding says "too few".
+        minimum_count: with fewer values on either side nothing is tested, and the outcome is "too few".
 
     Returns:
-        One finding for each sample, in their order.
+        One result for each sample, in their order.
     """
-    found = [_tested(sample, minimum_count, seed) for sample in samples]
-    made = [index for index, item in enumerate(found) if item.outcome != "too few"]
-    adjusted = dict(zip(made, holm([found[index].p_value for index in made]), strict=True))
-    return [_judged(item, adjusted[i], rules) if i in adjusted else item for i, item in enumerate(found)]
+    results = [_test(sample, minimum_count, seed) for sample in samples]
+    tested = [item for item in results if item.outcome != "too few"]
+    adjusted = iter(holm([item.p_value for item in tested]))
+    return [item if item.outcome == "too few" else _with_outcome(item, next(adjusted), rules) for item in results]
 
 
-def _judged(item: DriftFinding, p_value: float, rules: DriftRules) -> DriftFinding:
+def _with_outcome(item: DriftResult, p_value: float, rules: DriftRules) -> DriftResult:
     is_drift = p_value < rules.alpha and item.effect >= rules.least_effect
     return replace(item, p_value=p_value, outcome="drift" if is_drift else "none")
 
 
-def _tested(sample: Sample, minimum_count: int, seed: int) -> DriftFinding:
-    test = CHI_SQUARE if sample.is_category else KS
-    told = DriftFinding(sample.group, sample.measure, test, len(sample.now), len(sample.before), *_described(sample))
-    if min(len(sample.now), len(sample.before)) < minimum_count:
-        return replace(told, outcome="too few")
-    effect, p_value = (
-        chi_square(sample.now, sample.before, seed) if sample.is_category else ks(sample.now, sample.before)
-    )
-    return replace(told, effect=effect, p_value=p_value, outcome="none")
+def _test(sample: Sample, minimum_count: int, seed: int) -> DriftResult:
+    now, before = sample.now, sample.before
+    result = DriftResult(sample.group, sample.measure, CHI_SQUARE if sample.is_category else KS, len(now), len(before),
+                         *_descriptions(sample))  # fmt: skip
+    if min(len(now), len(before)) < minimum_count:
+        return result
+    effect, p_value = chi_square(now, before, seed) if sample.is_category else ks(now, before)
+    return replace(result, effect=effect, p_value=p_value, outcome="none")
 
 
-def _described(sample: Sample) -> tuple[str, str]:
+def _descriptions(sample: Sample) -> list[str]:
     """Both sides in a few words: the median, or the shares."""
-    import numpy as np
-
+    sides = (sample.now, sample.before)
     if not sample.is_category:
-        sides = [f"median {np.median(side):.4g}" if len(side) else "nothing" for side in (sample.now, sample.before)]
-        return sides[0], sides[1]
-    both = [Counter(side) for side in (sample.now, sample.before)]
-    names = sorted(set(both[0]) | set(both[1]))
-    texts = [", ".join(f"{name} {side[name] / max(1, side.total()):.0%}" for name in names) for side in both]
-    return texts[0] or "nothing", texts[1] or "nothing"
+        return [f"median {side.median():.4g}" for side in sides]
+    names = sorted({*sample.now, *sample.before})
+    return [", ".join(f"{name} {(side == name).mean():.0%}" for name in names) for side in sides]
 
 
 def ks(now: Sequence[float], before: Sequence[float]) -> tuple[float, float]:
@@ -97,8 +113,8 @@ def ks(now: Sequence[float], before: Sequence[float]) -> tuple[float, float]:
     """
     from scipy.stats import ks_2samp
 
-    found = ks_2samp(now, before, method="exact" if len(now) * len(before) < _EXACT_BELOW else "asymp")
-    return float(found.statistic), float(found.pvalue)
+    result = ks_2samp(now, before)
+    return float(result.statistic), float(result.pvalue)
 
 
 def chi_square(now: Sequence[str], before: Sequence[str], seed: int = 0) -> tuple[float, float]:
@@ -108,23 +124,13 @@ def chi_square(now: Sequence[str], before: Sequence[str], seed: int = 0) -> tupl
     """
     import numpy as np
     from scipy.stats import MonteCarloMethod, chi2_contingency
-    from scipy.stats.contingency import association
+    from scipy.stats.contingency import association, crosstab
 
-    names = sorted(set(now) | set(before))
-    if len(names) < 2:
+    table = crosstab(["now"] * len(now) + ["before"] * len(before), [*now, *before]).count
+    if table.shape[1] < 2:
         return 0.0, 1.0
-    table = np.array([[Counter(side)[name] for name in names] for side in (now, before)])
-    found = chi2_contingency(table)
-    if found.expected_freq.min() < _LEAST_EXPECTED:
-        drawn = MonteCarloMethod(n_resamples=_RESAMPLES, rng=np.random.default_rng(seed))
-        found = chi2_contingency(table, correction=False, method=drawn)
-    return float(association(table, method="cramer")), float(found.pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values, in the order given (Holm, Scandinavian Journal of Statistics 6, 1979)."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for step, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - step)))
-        adjusted[index] = largest
-    return adjusted
+    result = chi2_contingency(table)
+    if result.expected_freq.min() < _LEAST_EXPECTED:
+        random_tables = MonteCarloMethod(n_resamples=_RESAMPLES, rng=np.random.default_rng(seed))
+        result = chi2_contingency(table, correction=False, method=random_tables)
+    return float(association(table, method="cramer")), float(result.pvalue)

@@ -1,4 +1,4 @@
-"""Feedback as cases: the questions that people judged, with the answer that they expected where they said it."""
+"""Feedback as cases: the questions that got feedback, with the answers that people expected instead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genai_lifecycle.errors import ConfigError
-from genai_lifecycle.monitoring.records import EXPECTED
+from genai_lifecycle.monitoring.request_table import EXPECTED
 from genai_lifecycle.runtime.atomic_write import write_whole
 from genai_lifecycle.store.served import ServedRequest
 
@@ -21,28 +21,28 @@ NO_QUESTION = "what was asked is no question"
 
 
 @dataclass(frozen=True)
-class CasesFound:
-    """A case for each question, and why other judged requests gave none."""
+class FeedbackCases:
+    """A case for each question, and why other requests with feedback gave none."""
 
     cases: tuple[Mapping[str, str], ...]  # question, and reference where one was expected
     left_out: Mapping[str, int]
 
 
-def cases_of(judged: Iterable[ServedRequest]) -> CasesFound:
-    """One case for each question that somebody judged; of several expected answers the newest.
+def cases_of(requests: Iterable[ServedRequest]) -> FeedbackCases:
+    """One case for each question; of several expected answers the newest.
 
     Args:
-        judged: requests with feedback, newest first.
+        requests: those with feedback, newest first.
     """
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     left_out: Counter[str] = Counter()
-    for request in judged:
-        if why := _unusable(request):
-            left_out[why] += 1
-        elif not found.get(request.question):
-            found[request.question] = _expected(request)
-    cases = [{"question": question} | ({"reference": answer} if answer else {}) for question, answer in found.items()]
-    return CasesFound(tuple(reversed(cases)), dict(left_out))
+    for request in requests:
+        if reason := _unusable(request):
+            left_out[reason] += 1
+        elif not answers.get(request.question):
+            answers[request.question] = _expected(request)
+    cases = [{"question": question} | ({"reference": answer} if answer else {}) for question, answer in answers.items()]
+    return FeedbackCases(tuple(reversed(cases)), dict(left_out))
 
 
 def _unusable(request: ServedRequest) -> str:
@@ -55,17 +55,17 @@ def _unusable(request: ServedRequest) -> str:
 
 
 def _expected(request: ServedRequest) -> str:
-    answers = [said.value for said in request.feedback if said.name in EXPECTED and isinstance(said.value, str)]
+    answers = [item.value for item in request.feedback if item.name in EXPECTED and isinstance(item.value, str)]
     usable = [text for text in answers if text.strip() and not _HALF_CHARACTER.search(text)]
     return usable[-1] if usable else ""
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:
-    """Raises ConfigError where a file would be replaced that nobody said may be."""
+    """Raises ConfigError where a file would be replaced without --overwrite."""
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} is there already.", hint="Name another file with --to-cases, or add --overwrite.")
 
 
-def write_cases(path: Path, found: CasesFound) -> None:
+def write_cases(path: Path, cases: FeedbackCases) -> None:
     """JSON lines, in one step. Raises StorageFailed when they cannot be written."""
-    write_whole(path, "".join(json.dumps(case, ensure_ascii=False) + "\n" for case in found.cases))
+    write_whole(path, "".join(json.dumps(case, ensure_ascii=False) + "\n" for case in cases.cases))

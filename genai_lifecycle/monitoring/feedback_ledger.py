@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import MinLen
 
 from genai_lifecycle.errors import StorageFailed
+from genai_lifecycle.runtime.validation import STRICT, Invalid, parse
 
+NotEmpty = Annotated[str, MinLen(1)]
 _NUMBERED = re.compile(r"\.\d{1,5}")  # what follows the name of a full part
 
 
@@ -23,13 +26,22 @@ _NUMBERED = re.compile(r"\.\d{1,5}")  # what follows the name of a full part
 class Entry:
     """One line of the ledger."""
 
-    id: str  # of its text: the same in the file and in the one it is renamed to
-    request_id: str
-    name: str
-    value: bool | int | float | str | None
-    comment: str | None
-    source: str
-    time_ms: int  # Unix time
+    request_id: NotEmpty
+    name: NotEmpty
+    source: NotEmpty
+    time: float  # Unix time in seconds
+    value: Any = None  # bool, number, text; None where there is a comment only
+    comment: str | None = None
+    id: str = ""  # of its text: the same in the file and in the one it is renamed to
+    __pydantic_config__ = STRICT | {"extra": "ignore"}
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, (list, dict)):
+            raise ValueError("has a list or an object as its 'value'")
+
+    @property
+    def time_ms(self) -> int:
+        return int(self.time * 1000)
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class LedgerContent:
 def read_ledger(path: Path, former: Path | None = None) -> LedgerContent:
     """Read the ledger, which may be missing, and before it its full parts, oldest first.
 
-    So a line that moves into a part meanwhile is found now or the next time.
+    So a line that moves into a part meanwhile is read now or the next time.
 
     Args:
         former: where servers of earlier versions kept it; what the next one has not moved yet is read as well.
@@ -61,11 +73,12 @@ def read_ledger(path: Path, former: Path | None = None) -> LedgerContent:
         is_half_written = bool(rest)
         for number, line in enumerate(lines, 1):
             try:
-                entry = _entry(line)
-            except (ValueError, TypeError, KeyError, OverflowError) as exc:
-                unreadable.append(f"{file.name}, line {number}: {_why(exc)}")
+                entry = parse(Entry, line)
+            except Invalid as exc:
+                unreadable.append(f"{file.name}, line {number}: {exc}")
             else:
-                entries[entry.id] = entry
+                identity = hashlib.sha256(line).hexdigest()[:32]
+                entries[identity] = replace(entry, id=identity)
     return LedgerContent(tuple(entries.values()), tuple(unreadable), is_half_written)
 
 
@@ -83,27 +96,3 @@ def _content(file: Path) -> bytes:
         return b""
     except OSError as exc:
         raise StorageFailed(f"The ledger {file} cannot be read: {exc.strerror}.", hint="See --feedback-file.") from exc
-
-
-def _entry(line: bytes) -> Entry:
-    told: Mapping[str, Any] = json.loads(line)
-    if not isinstance(told, dict):
-        raise TypeError("not an object")
-    texts = {name: _text(told, name) for name in ("request_id", "name", "source")}
-    value, comment = told.get("value"), told.get("comment")
-    if not isinstance(value, (bool, int, float, str, type(None))) or not isinstance(comment, (str, type(None))):
-        raise TypeError("'value' or 'comment' has a wrong type")
-    return Entry(hashlib.sha256(line).hexdigest()[:32], **texts, value=value, comment=comment,
-                 time_ms=int(float(told["time"]) * 1000))  # fmt: skip
-
-
-def _text(told: Mapping[str, Any], name: str) -> str:
-    if not isinstance(told.get(name), str) or not told[name]:
-        raise TypeError(f"{name!r} is missing or not a text")
-    return told[name]
-
-
-def _why(exc: Exception) -> str:
-    if isinstance(exc, json.JSONDecodeError):
-        return f"not valid JSON ({exc.msg})"
-    return f"{exc.args[0]!r} is missing" if isinstance(exc, KeyError) else str(exc)

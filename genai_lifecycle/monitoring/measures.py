@@ -1,15 +1,17 @@
-"""The figures of a period, which limits they cross, and what is tested for drift. Pure functions of requests."""
+"""The figures of a period, the limits that they cross, and the sentences about both. Pure functions."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from genai_lifecycle.monitoring.drift import DriftFinding, Sample
-from genai_lifecycle.monitoring.records import CALLER_LEFT, Answer, Request
-from genai_lifecycle.monitoring.rules import ADVICE, DRIFT_ADVICE, Rules
+from genai_lifecycle.monitoring.drift import DriftResult
+from genai_lifecycle.monitoring.request_table import CALLER_LEFT, GROUP, answered, group_name
+from genai_lifecycle.monitoring.rules import ADVICE, DRIFT_ADVICE, Limit, Rules
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 
 @dataclass(frozen=True)
@@ -26,141 +28,89 @@ class CrossedLimit:
     """A limit of monitor.yaml that was not kept."""
 
     measure: str
-    said: str  # the value and the limit, in a sentence
+    message: str  # the value and the limit, in a sentence
     advice: str
 
 
 _ANY_COUNT = ("requests",)  # a limit on it holds for few as well
 
 
-@dataclass(frozen=True)
-class Day:
-    """One day of the period (UTC). Figures that there was nothing for are None."""
-
-    day: date
-    requests: int
-    errors: int
-    p50_ms: float | None
-    p95_ms: float | None
-    opinions: int
-    positive: int
-
-
-def measure(requests: Sequence[Request]) -> tuple[Measure, ...]:
+def measure(requests: DataFrame) -> tuple[Measure, ...]:
     """Every figure of the period; `requests` comes first."""
-    waited = [item for item in requests if item.error != CALLER_LEFT]
-    answered = [item for item in requests if item.answer is not None]
-    answers = [item.answer for item in answered]
-    latencies = [item.latency_ms for item in answered]
-    opinions = [opinion for item in requests for opinion in item.opinions]
+    answers = answered(requests)
+    opinions = int(requests["opinions"].sum())
     return (
         Measure("requests", float(len(requests)), len(requests)),
-        *(Measure(f"latency_p{share}_ms", percentile(latencies, share), len(latencies)) for share in (50, 95, 99)),
-        _mean("error_rate", [item.error is not None for item in waited]),
-        _mean("timeout_share", [item.finish_reason == "timeout" for item in answers]),
-        _mean("answer_tokens", known(answers, "answer_tokens")),
-        _mean("repetition", known(answers, "repetition")),
-        _mean("declined_share", known(answers, "declined")),
-        _mean("positive_share", opinions),
+        *(_measure(f"latency_p{share}_ms", answers["latency_ms"], share / 100) for share in (50, 95, 99)),
+        _measure("error_rate", requests["error"].notna()[requests["error"] != CALLER_LEFT]),
+        _measure("timeout_share", answers["finish_reason"] == "timeout"),
+        _measure("answer_tokens", answers["answer_tokens"]),
+        _measure("repetition", answers["repetition"]),
+        _measure("declined_share", answers["declined"]),
+        Measure("positive_share", int(requests["positive"].sum()) / opinions if opinions else None, opinions),
     )
 
 
-def _mean(name: str, values: Sequence[float]) -> Measure:
-    return Measure(name, sum(values) / len(values) if values else None, len(values))
+def _measure(name: str, column: Series, quantile: float | None = None) -> Measure:
+    """The mean of a column, or its quantile, without what was not measured."""
+    values = column.dropna()
+    if values.empty:
+        return Measure(name, None, 0)
+    return Measure(name, float(values.mean() if quantile is None else values.quantile(quantile)), len(values))
 
 
-def known(answers: Iterable[Answer], name: str) -> list[float]:
-    """The values of one field, without those that were not measured."""
-    return [value for item in answers if (value := getattr(item, name)) is not None]
-
-
-def percentile(values: Sequence[float], share: int) -> float | None:
-    """None of nothing."""
-    import numpy as np
-
-    return float(np.percentile(values, share)) if values else None
-
-
-def errors(requests: Iterable[Request]) -> Mapping[str, int]:
+def errors(requests: DataFrame) -> Mapping[str, int]:
     """How often each error came, the most frequent first; callers who left among them."""
-    return dict(Counter(item.error for item in requests if item.error).most_common())
+    return requests["error"].value_counts().to_dict()
 
 
-def by_day(requests: Iterable[Request], start_ms: int, end_ms: int) -> list[Day]:
-    """Every day of the period in order, also those on which nothing happened."""
-    days: dict[date, list[Request]] = {_day(start_ms) + timedelta(step): [] for step in range(
-        (_day(end_ms - 1) - _day(start_ms)).days + 1)}  # fmt: skip
-    for item in requests:
-        days[_day(item.time_ms)].append(item)
-    return [_summed(day, items) for day, items in days.items()]
+def groups(requests: DataFrame) -> Mapping[str, int]:
+    """How many requests each prompt and model version had, the most first."""
+    return {group_name(*group): count for group, count in requests[GROUP].value_counts().items()}
 
 
-def _day(time_ms: int) -> date:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).date()
+def by_day(requests: DataFrame, start_ms: int, end_ms: int) -> DataFrame:
+    """A row for every day (UTC) of the period, also those on which nothing happened."""
+    import pandas as pd
 
-
-def _summed(day: date, items: Sequence[Request]) -> Day:
-    latencies = [item.latency_ms for item in items if item.answer is not None]
-    opinions = [opinion for item in items for opinion in item.opinions]
-    failed = sum(item.error not in (None, CALLER_LEFT) for item in items)
-    return Day(day, len(items), failed, percentile(latencies, 50), percentile(latencies, 95), len(opinions),
-               sum(opinions))  # fmt: skip
-
-
-# --- drift ----------------------------------------------------------------------------------------
-
-
-def samples(group: str, now: Sequence[Answer], before: Sequence[Answer]) -> list[Sample]:
-    """What is compared with the baseline. The latency is not: an evaluation answers in batches."""
-    found = [
-        Sample(group, name, known(now, name), known(before, name))
-        for name in ("prompt_tokens", "answer_tokens", "repetition")
-    ]
-    words = ("answered", "declined")
-    declined = [[words[int(value)] for value in known(side, "declined")] for side in (now, before)]
-    reasons = [[item.finish_reason for item in side] for side in (now, before)]
-    found.append(Sample(group, "declined_share", *declined, is_category=True))
-    found.append(Sample(group, "finish_reason", *reasons, is_category=True))
-    return [item for item in found if item.now and item.before]
+    day = pd.to_datetime(requests["time_ms"], unit="ms").dt.floor("D")
+    is_error = requests["error"].notna() & (requests["error"] != CALLER_LEFT)
+    days = requests.assign(is_error=is_error, answered_ms=answered(requests)["latency_ms"]).groupby(day)
+    figures = days.agg(requests=("time_ms", "size"), errors=("is_error", "sum"), opinions=("opinions", "sum"),
+                       positive=("positive", "sum"))  # fmt: skip
+    every_day = pd.date_range(*pd.to_datetime([start_ms, end_ms - 1], unit="ms").floor("D"))
+    return figures.reindex(every_day, fill_value=0).assign(
+        p50_ms=days["answered_ms"].quantile(0.5), p95_ms=days["answered_ms"].quantile(0.95)
+    )
 
 
 # --- limits ---------------------------------------------------------------------------------------
 
 
-def crossed(found: Sequence[Measure], drift: Sequence[DriftFinding], rules: Rules) -> tuple[CrossedLimit, ...]:
+def crossed_limits(measures: Sequence[Measure], drift: Sequence[DriftResult], rules: Rules) -> tuple[CrossedLimit, ...]:
     """Every limit that was not kept, with the value and what to do."""
-    values = {item.name: item for item in found}
+    values = {item.name: item for item in measures}
     limits = [
-        CrossedLimit(limit.measure, _said(values[limit.measure], limit), ADVICE[limit.measure])
-        for limit in rules.limits
-        if _counts(values[limit.measure], rules) and limit.is_crossed(values[limit.measure].value or 0.0)
+        CrossedLimit(name, _message(values[name], limit), ADVICE[name])
+        for name, limit in rules.limits.items()
+        if _is_checked(values[name], rules) and limit.is_crossed(values[name].value or 0.0)
     ]
-    drifted = [item for item in drift if item.outcome == "drift"] if rules.drift.fails else []
-    return (*limits, *(CrossedLimit(f"drift of {item.measure}", drift_said(item), DRIFT_ADVICE) for item in drifted))
+    drifts = [item for item in drift if item.outcome == "drift"] if rules.drift.fails else []
+    return (*limits, *(CrossedLimit(f"drift of {item.measure}", str(item), DRIFT_ADVICE) for item in drifts))
 
 
-def _counts(item: Measure, rules: Rules) -> bool:
+def _is_checked(item: Measure, rules: Rules) -> bool:
     return item.name in _ANY_COUNT or (item.value is not None and item.count >= rules.minimum_count)
 
 
-def _said(item: Measure, limit: object) -> str:
-    counted = "feedback" if item.name == "positive_share" else "requests"
-    over = "" if item.name in _ANY_COUNT else f" over {item.count} {counted}"
+def _message(item: Measure, limit: Limit) -> str:
+    unit = "feedback" if item.name == "positive_share" else "requests"
+    over = "" if item.name in _ANY_COUNT else f" over {item.count} {unit}"
     return f"{item.name} is {item.value:.4g}{over}; the limit is {limit}"
 
 
-def drift_said(item: DriftFinding) -> str:
-    """For example `answer_tokens of qa/3 has drifted: median 12, in the baseline median 30 (...)`."""
-    name = "D" if item.test.startswith("Kolmogorov") else "V"
-    return (
-        f"{item.measure} of {item.group} has drifted: {item.now}, in the baseline {item.before} "
-        f"({item.test}, {name} {item.effect:.2f}, p {item.p_value:.2g})"
-    )
-
-
-def too_few(found: Sequence[Measure], rules: Rules) -> list[str]:
+def too_few(measures: Sequence[Measure], rules: Rules) -> list[str]:
     """The limits that were not checked, in a sentence; none where every one was."""
-    values = {item.name: item for item in found}
-    waiting = [values[limit.measure] for limit in rules.limits if not _counts(values[limit.measure], rules)]
-    names = ", ".join(f"{item.name} ({item.count})" for item in waiting)
-    return [f"too few for a verdict, fewer than {rules.minimum_count}: {names}"] if waiting else []
+    unchecked = [item for item in measures if item.name in rules.limits and not _is_checked(item, rules)]
+    names = ", ".join(f"{item.name} ({item.count})" for item in unchecked)
+    return [f"too few for a verdict, fewer than {rules.minimum_count}: {names}"] if unchecked else []

@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genai_lifecycle.monitoring import plots
-from genai_lifecycle.monitoring.drift import DriftFinding, Sample
-from genai_lifecycle.monitoring.measures import CrossedLimit, Day, Measure
+from genai_lifecycle.monitoring.drift import DriftResult, Sample
+from genai_lifecycle.monitoring.measures import CrossedLimit, Measure
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
 class MonitorReport:
-    """What `--mode monitor` found in the traces of a period."""
+    """What the traces of a period show."""
 
     run_id: str
     experiment: str  # of the servers' traces
@@ -23,7 +27,7 @@ class MonitorReport:
     end_ms: int
     measures: tuple[Measure, ...]
     groups: Mapping[str, int]  # requests of each prompt and model version, the most first
-    drift: tuple[DriftFinding, ...]
+    drift: tuple[DriftResult, ...]
     crossed: tuple[CrossedLimit, ...]
     notes: tuple[str, ...]  # what could not be measured, and why
     report_file: str
@@ -45,37 +49,38 @@ _MEANING = {
 
 
 def write(
-    folder: Path, result: MonitorReport, days: Sequence[Day], failed: Mapping[str, int], compared: Sequence[Sample]
+    folder: Path, result: MonitorReport, days: DataFrame, errors: Mapping[str, int], samples: Sequence[Sample]
 ) -> None:
     """Write the report and, where there is something to draw, the plots below `folder`."""
-    (folder / REPORT_FILE).write_text(markdown(result, days, failed), "utf-8")
+    (folder / REPORT_FILE).write_text(markdown(result, days, errors), "utf-8")
     if result.requests:
         plots.daily(days, folder / "daily.png")
-    drawn = [item for item in compared if not item.is_category]
-    if drawn:
-        plots.distributions(drawn, folder / "drift.png")
+    distributions = [item for item in samples if not item.is_category]
+    if distributions:
+        plots.distributions(distributions, folder / "drift.png")
 
 
-def markdown(result: MonitorReport, days: Sequence[Day], failed: Mapping[str, int]) -> str:
+def markdown(result: MonitorReport, days: DataFrame, errors: Mapping[str, int]) -> str:
     """The report as text."""
     lines = ["# Quality over time", "", f"{_when(result.start_ms)} to {_when(result.end_ms)} (UTC), "
              f"experiment `{result.experiment}`.", "", f"**{verdict(result)}**", ""]  # fmt: skip
-    lines += [f"- {item.said}. {item.advice}" for item in result.crossed]
+    lines += [f"- {item.message}. {item.advice}" for item in result.crossed]
     lines += [""] * bool(result.crossed)
     if result.requests:
-        lines += _figures(result) + _days(days)
-    lines += _listed("Errors", failed) + _listed("Who answered", result.groups) + _drift(result.drift)
-    lines += ["## Notes", "", *(f"- {note}." for note in result.notes), ""] if result.notes else []
+        lines += _measures(result.measures) + _days(days)
+    lines += _list("Errors", [f"{name}: {count}" for name, count in errors.items()])
+    lines += _list("Who answered", [f"{name}: {count}" for name, count in result.groups.items()])
+    lines += _drift(result.drift) + _list("Notes", [f"{note}." for note in result.notes])
     return "\n".join(lines)
 
 
 def lines_of(result: MonitorReport) -> list[str]:
     """The report in a few lines, for a terminal."""
     figures = [f"{item.name:16}{number(item.value):>10}  ({item.count})" for item in result.measures[1:]]
-    tested = [
+    tests = [
         f"{item.outcome:9} {item.measure} of {item.group}: {item.now}; baseline {item.before}" for item in result.drift
     ]
-    return [*(figures if result.requests else []), *tested, *result.notes, verdict(result)]
+    return [*(figures if result.requests else []), *tests, *result.notes, verdict(result)]
 
 
 def verdict(result: MonitorReport) -> str:
@@ -85,17 +90,6 @@ def verdict(result: MonitorReport) -> str:
     return "No limit was crossed." if result.requests else "Nothing was traced in this period."
 
 
-def _when(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _figures(result: MonitorReport) -> list[str]:
-    lines = ["## The period", "", *_header("measure", "value", "counted", "")]
-    for item in result.measures:
-        lines.append(_row(item.name, number(item.value), str(item.count), _MEANING[item.name]))
-    return [*lines, ""]
-
-
 def number(value: float | None) -> str:
     """Three or four digits are enough to read; nothing measured is a dash."""
     if value is None or math.isnan(value):
@@ -103,42 +97,49 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def _days(days: Sequence[Day]) -> list[str]:
-    lines = ["## Day by day", "", "![volume and latency](daily.png)", ""]
-    lines += _header("day (UTC)", "requests", "errors", "p50 ms", "p95 ms", "feedback", "positive")
-    for item in days:
-        share = f"{item.positive / item.opinions:.0%}" if item.opinions else _NOTHING
-        counts = str(item.requests), str(item.errors), number(item.p50_ms), number(item.p95_ms), str(item.opinions)
-        lines.append(_row(str(item.day), *counts, share))
-    return [*lines, ""]
+def _when(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _header(*names: str) -> list[str]:
-    return [_row(*names), "|" + "---|" * len(names)]
+def _measures(measures: Sequence[Measure]) -> list[str]:
+    rows = [(item.name, number(item.value), item.count, _MEANING[item.name]) for item in measures]
+    return ["## The period", "", *_table(("measure", "value", "counted", ""), rows), ""]
 
 
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+def _days(days: DataFrame) -> list[str]:
+    rows = [
+        (day.Index.date(), day.requests, day.errors, number(day.p50_ms), number(day.p95_ms), day.opinions,
+         f"{day.positive / day.opinions:.0%}" if day.opinions else _NOTHING)
+        for day in days.itertuples()
+    ]  # fmt: skip
+    names = ("day (UTC)", "requests", "errors", "p50 ms", "p95 ms", "feedback", "positive")
+    return ["## Day by day", "", "![volume and latency](daily.png)", "", *_table(names, rows), ""]
 
 
-def _listed(title: str, counts: Mapping[str, int]) -> list[str]:
-    if not counts:
+def _drift(results: Sequence[DriftResult]) -> list[str]:
+    if not results:
         return []
-    return [f"## {title}", "", *(f"- {name}: {count}" for name, count in counts.items()), ""]
-
-
-def _drift(findings: Sequence[DriftFinding]) -> list[str]:
-    if not findings:
-        return []
-    lines = ["## Drift from the baseline", ""]
-    lines += _header("prompt and model", "measure", "now", "baseline", "test", "effect", "p (Holm)", "")
-    for item in findings:
-        few = item.outcome == "too few"
-        figures = [_NOTHING, _NOTHING] if few else [f"{item.effect:.2f}", f"{item.p_value:.2g}"]
-        sides = f"{item.now} ({item.count_now})", f"{item.before} ({item.count_before})"
-        lines.append(_row(item.group, item.measure, *sides, item.test, *figures, item.outcome))
-    explained = (
+    rows = [
+        (item.group, item.measure, f"{item.now} ({item.count_now})", f"{item.before} ({item.count_before})", item.test,
+         *((_NOTHING, _NOTHING) if item.outcome == "too few" else (f"{item.effect:.2f}", f"{item.p_value:.2g}")),
+         item.outcome)
+        for item in results
+    ]  # fmt: skip
+    names = ("prompt and model", "measure", "now", "baseline", "test", "effect", "p (Holm)", "")
+    explanation = (
         "The effect is D (the largest distance of two distributions) or Cramer's V: 0 is no difference, 1 the largest. "
         "The latency is not compared, because an evaluation answers in batches."
     )
-    return [*lines, "", explained, ""]
+    return ["## Drift from the baseline", "", *_table(names, rows), "", explanation, ""]
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    return [_row(names), "|" + "---|" * len(names), *map(_row, rows)]
+
+
+def _row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _list(title: str, items: Sequence[str]) -> list[str]:
+    return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []

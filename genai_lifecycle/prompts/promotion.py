@@ -30,11 +30,10 @@ class Gate:
 
     policy: Policy
     evidence_of: Callable[[str], Evidence | None]
-    seed: int = 0
 
 
 def promote_winner(
-    result: EvaluationResult, policy: Policy, evidence: Mapping[str, Evidence], seed: int, *, override: bool = False
+    result: EvaluationResult, policy: Policy, evidence: Mapping[str, Evidence], *, override: bool = False
 ) -> EvaluationResult:
     """Put the winner of a comparison in production past the gate; its decision stands on the comparison's run too.
 
@@ -42,7 +41,7 @@ def promote_winner(
         evidence: of each prompt version that was compared.
     """
     winner = result.winner.prompt
-    stays, decision = put_in_production(winner, Gate(policy, evidence.get, seed), override=override)
+    stays, decision = put_in_production(winner, Gate(policy, evidence.get), override=override)
     if decision is not None:
         evaluations.attach_decision(result.run_id, {"subject": str(winner), **asdict(decision)})
     return replace(result, decision=decision, in_production=stays)
@@ -83,7 +82,7 @@ def _decided(version: StoredVersion, former: StoredVersion | None, gate: Gate, o
     before = gate.evidence_of(str(former)) if former else None
     if former is not None and before is None:
         before = Evidence(str(former), "")  # not evaluated: the gate says so
-    decision = decide(gate.policy, gate.evidence_of(str(version)), before, seed=gate.seed, override=override)
+    decision = decide(gate.policy, gate.evidence_of(str(version)), before, override=override)
     differs = mismatch(version.template, former.template) if former else ""
     if not differs:
         return decision

@@ -79,7 +79,7 @@ def run_evaluation(config: E2EConfig, store: Store, settings: EvaluateSettings) 
         return result
     _require_registered(result.winner.prompt)
     evidence = runner.evidence_of(result.winner.model_version)
-    return promote_winner(result, policy, evidence, config.seed, override=config.override_gate)
+    return promote_winner(result, policy, evidence, override=config.override_gate)
 
 
 def _evaluation(config: E2EConfig, settings: EvaluateSettings, found: CaseFile) -> Evaluation:

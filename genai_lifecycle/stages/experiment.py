@@ -51,7 +51,7 @@ def run_experiment(config: E2EConfig, source: ModelSource, store: Store) -> Eval
         result = runner.compare(run_id, store, policy.metric)
         runs.set_tag(run_id, runs.WINNER_TAG, str(result.winner.prompt))
     runner.close()
-    return promote_winner(result, policy, runner.evidence_of(model.version), config.seed, override=config.override_gate)
+    return promote_winner(result, policy, runner.evidence_of(model.version), override=config.override_gate)
 
 
 def _evaluation(config: E2EConfig) -> Evaluation:

@@ -20,7 +20,7 @@ from pathlib import Path
 from genai_lifecycle.config import FEEDBACK_FILE, FORMER_FEEDBACK_FILE, E2EConfig
 from genai_lifecycle.errors import StorageFailed, TrackingUnavailable
 from genai_lifecycle.monitoring import feedback_cases
-from genai_lifecycle.monitoring.feedback_cases import CasesFound
+from genai_lifecycle.monitoring.feedback_cases import FeedbackCases
 from genai_lifecycle.monitoring.feedback_ledger import Entry, LedgerContent, read_ledger
 from genai_lifecycle.runtime import progress
 from genai_lifecycle.runtime.atomic_write import write_whole
@@ -185,7 +185,7 @@ def _with_cases(
     now_ms = int(time.time() * 1000)
     new_ms = [item.entry.time_ms - _DAY_MS for item in looked if item.is_new]
     since_ms = max(0, min([now_ms - settings.days * _DAY_MS, *new_ms]))
-    found = feedback_cases.cases_of(_judged(experiment, since_ms, now_ms)) if experiment else CasesFound((), {})
+    found = feedback_cases.cases_of(_judged(experiment, since_ms, now_ms)) if experiment else FeedbackCases((), {})
     if found.cases:
         feedback_cases.write_cases(settings.to_cases, found)
     written = str(settings.to_cases) if found.cases else None

@@ -81,7 +81,7 @@ def verify_candidate(config: E2EConfig, store: Store, candidate: ModelVersion | 
         _log_report(folder, candidate, checks, observed, evidence)
         _require_passed(candidate, checks, run_id)
         former = _champions_evidence(folder, candidate, store, cases)
-    decision = decide(policy, evidence, former, seed=config.seed, override=config.override_gate)
+    decision = decide(policy, evidence, former, override=config.override_gate)
     return _promote(candidate, checks, run_id, observed, decision)
 
 

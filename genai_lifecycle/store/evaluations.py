@@ -27,8 +27,8 @@ WORKERS = {"direct": "1", "judged": "4", "server": "4"}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a check found."""
+class Assessment:
+    """The result of a check, or a score alone."""
 
     name: str
     score: float  # 0 to 1 for most; the unit of what was measured for lengths, times and distances
@@ -42,12 +42,12 @@ class Finding:
 class Row:
     """The scores of one answer, and what its case expected."""
 
-    findings: Sequence[Finding]
+    assessments: Sequence[Assessment]
     expected: Mapping[str, str]  # MLflow's expectations; may be empty
 
 
 @dataclass(frozen=True)
-class Assessed:
+class EvaluationCounts:
     """What MLflow holds after an evaluation."""
 
     rows: int
@@ -115,7 +115,7 @@ def _described(reply: object) -> str:
 def evaluate(
     store: Store, run_id: str, rows: Sequence[Row], judged_by: Sequence[Any], advance: Callable[[int], None],
     dataset: str = "cases",
-) -> Assessed:  # fmt: skip
+) -> EvaluationCounts:  # fmt: skip
     """Put scores and expectations on the run's traces through `mlflow.genai.evaluate`, and see that none is lost.
 
     Args:
@@ -136,7 +136,7 @@ def evaluate(
         result = mlflow.genai.evaluate(data=data, scorers=[_scorer(rows, advance), *judged_by])
     _require_all(store, run_id, rows)
     silent = _failures(result, [item.name for item in judged_by])
-    return Assessed(len(result.result_df), silent)
+    return EvaluationCounts(len(result.result_df), silent)
 
 
 def _identity(data: Any, name: str) -> dict[str, Any]:
@@ -175,12 +175,12 @@ def _scorer(rows: Sequence[Row], advance: Callable[[int], None]) -> Any:
     def scores(trace):
         row = rows[int(trace.info.tags[CASE_TAG])]
         advance(1)
-        return [_feedback(Feedback, item, source) for item in row.findings]
+        return [_feedback(Feedback, item, source) for item in row.assessments]
 
     return scores
 
 
-def _feedback(kind: Any, item: Finding, source: Any) -> Any:
+def _feedback(kind: Any, item: Assessment, source: Any) -> Any:
     value = item.passed if item.is_check else item.score
     return kind(name=item.name, value=value, rationale=item.why or None, source=source)
 
@@ -216,8 +216,8 @@ def _require_all(store: Store, run_id: str, rows: Sequence[Row]) -> None:
     )
     whole = 0
     for trace in found:
-        wanted = {item.name for item in rows[int(trace.info.tags[CASE_TAG])].findings}
-        whole += wanted <= {item.name for item in trace.info.assessments}
+        names = {item.name for item in rows[int(trace.info.tags[CASE_TAG])].assessments}
+        whole += names <= {item.name for item in trace.info.assessments}
     if whole != len(rows):
         raise _lost(whole, len(rows))
 

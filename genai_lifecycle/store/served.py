@@ -20,10 +20,10 @@ _SOURCE_TYPE = "HUMAN"
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedAnswer:
     """An answer, of a server or of an experiment. None: not measured, or not kept."""
 
-    answer: str | None
+    text: str | None
     finish_reason: str
     prompt_tokens: int | None
     answer_tokens: int | None
@@ -31,7 +31,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class StoredFeedback:
-    """What a person said of an answer, as MLflow has it."""
+    """A person's feedback on an answer, as MLflow has it."""
 
     name: str
     value: Any  # bool, number, text; None where there is a comment only
@@ -52,7 +52,7 @@ class ServedRequest:
     model_version: str
     prompt: str  # name/version
     error: str | None  # the server's word for it
-    made: Generated
+    answer: GeneratedAnswer
     question: str | None  # None: the traces have no texts
     has_history: bool  # the question is one of a conversation
     feedback: tuple[StoredFeedback, ...]
@@ -72,8 +72,8 @@ def experiment_id(name: str) -> str | None:
     """The experiment of this name, or None."""
     import mlflow
 
-    found = mlflow.MlflowClient().get_experiment_by_name(name)
-    return found.experiment_id if found else None
+    experiment = mlflow.MlflowClient().get_experiment_by_name(name)
+    return experiment.experiment_id if experiment else None
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -99,10 +99,10 @@ def _pages(experiment: str, **search: Any) -> Iterator[list[Any]]:
 def _page(experiment: str, token: str | None, search: Mapping[str, Any]) -> tuple[list[Any], str | None]:
     import mlflow
 
-    found = mlflow.MlflowClient().search_traces(
+    traces = mlflow.MlflowClient().search_traces(
         locations=[experiment], order_by=["timestamp_ms DESC"], max_results=PAGE, page_token=token, **search
     )
-    return list(found), found.token
+    return list(traces), traces.token
 
 
 def _requests(trace: Any) -> Iterator[ServedRequest]:
@@ -115,22 +115,22 @@ def _requests(trace: Any) -> Iterator[ServedRequest]:
 
 
 def _request(info: Any, span: Any, feedback: tuple[StoredFeedback, ...]) -> ServedRequest:
-    told, inputs, outputs = span.attributes, _mapping(span.inputs), _mapping(span.outputs)
-    reasons = told.get("gen_ai.response.finish_reasons") or ["unknown"]
-    made = Generated(
-        outputs.get("answer"), str(reasons[0]), told.get("gen_ai.usage.input_tokens"),
-        told.get("gen_ai.usage.output_tokens"),
+    attributes, inputs, outputs = span.attributes, _mapping(span.inputs), _mapping(span.outputs)
+    reasons = attributes.get("gen_ai.response.finish_reasons") or ["unknown"]
+    answer = GeneratedAnswer(
+        outputs.get("answer"), str(reasons[0]), attributes.get("gen_ai.usage.input_tokens"),
+        attributes.get("gen_ai.usage.output_tokens"),
     )  # fmt: skip
     return ServedRequest(
         trace_id=info.trace_id,
-        request_id=told["gen_ai.response.id"],
+        request_id=attributes["gen_ai.response.id"],
         start_ms=span.start_time_ns // 1_000_000,
         latency_ms=(span.end_time_ns - span.start_time_ns) / 1e6,
-        model=str(told.get("gen_ai.response.model") or "unknown"),
+        model=str(attributes.get("gen_ai.response.model") or "unknown"),
         model_version=info.tags.get("model_version", ""),
-        prompt=str(told.get("gen_ai.prompt.name") or "unknown"),
-        error=told.get("error.type"),
-        made=made,
+        prompt=str(attributes.get("gen_ai.prompt.name") or "unknown"),
+        error=attributes.get("error.type"),
+        answer=answer,
         question=inputs.get("question"),
         has_history=bool(inputs.get("history")),
         feedback=feedback,
@@ -145,7 +145,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _feedback(info: Any) -> Iterator[StoredFeedback]:
-    """What people said, without what they took back; an expected answer that was noted in MLflow's UI as well."""
+    """People's feedback, without what they withdrew; an expected answer that was noted in MLflow's UI as well."""
     for item in info.assessments:
         is_valid = getattr(item, "valid", True) is not False
         if is_valid and item.source.source_type == _SOURCE_TYPE:
@@ -158,16 +158,16 @@ def trace_of(experiment: str, request_id: str) -> tuple[str, tuple[StoredFeedbac
     """(trace id, its feedback) of the request, or None."""
     import mlflow
 
-    found = mlflow.MlflowClient().search_traces(
+    traces = mlflow.MlflowClient().search_traces(
         locations=[experiment], filter_string=equals(f"tags.{REQUEST_TAG}", request_id), max_results=PAGE,
         include_spans=False,
     )  # fmt: skip
-    info = next((trace.info for trace in found if trace.info.tags.get(REQUEST_TAG) == request_id), None)
+    info = next((trace.info for trace in traces if trace.info.tags.get(REQUEST_TAG) == request_id), None)
     return (info.trace_id, tuple(_feedback(info))) if info else None
 
 
 @seam
-def attach(trace_id: str, said: StoredFeedback, time_ms: int) -> None:
+def attach(trace_id: str, feedback: StoredFeedback, time_ms: int) -> None:
     """Put feedback on a trace, with the time at which it was given, as the server does."""
     import mlflow
     from mlflow.entities import AssessmentSource, Feedback
@@ -175,9 +175,9 @@ def attach(trace_id: str, said: StoredFeedback, time_ms: int) -> None:
     mlflow.log_assessment(
         trace_id,
         Feedback(
-            name=said.name, value=said.value, rationale=said.comment, create_time_ms=time_ms,
-            source=AssessmentSource(source_type=_SOURCE_TYPE, source_id=said.source),
-            metadata={ENTRY_METADATA: said.entry_id} if said.entry_id else None,
+            name=feedback.name, value=feedback.value, rationale=feedback.comment, create_time_ms=time_ms,
+            source=AssessmentSource(source_type=_SOURCE_TYPE, source_id=feedback.source),
+            metadata={ENTRY_METADATA: feedback.entry_id} if feedback.entry_id else None,
         ),
     )  # fmt: skip
 
@@ -194,12 +194,12 @@ def baseline(prompt: str, model: str, version: str) -> BaselineRun | None:
     import mlflow
 
     client = mlflow.MlflowClient()
-    wanted = [{"prompt": prompt, "model_name": model, "model_version": version}]
+    alternatives = [{"prompt": prompt, "model_name": model, "model_version": version}]
     if weights := _weights(client, model, version):
-        wanted.append({"prompt": prompt, "weights_sha256": weights})
+        alternatives.append({"prompt": prompt, "weights_sha256": weights})
     everywhere = [item.experiment_id for item in client.search_experiments()]
-    found = []
-    for params in wanted:
+    matches = []
+    for params in alternatives:
         same = " and ".join(equals(f"params.{name}", value) for name, value in params.items())
         newest = client.search_runs(
             everywhere,
@@ -207,10 +207,10 @@ def baseline(prompt: str, model: str, version: str) -> BaselineRun | None:
             order_by=["attributes.start_time DESC"],
             max_results=20,
         )
-        found += [item for item in newest if params.items() <= item.data.params.items()][:1]
-    if not found:
+        matches += [item for item in newest if params.items() <= item.data.params.items()][:1]
+    if not matches:
         return None
-    newest = max(found, key=lambda item: item.info.start_time).info
+    newest = max(matches, key=lambda item: item.info.start_time).info
     return BaselineRun(newest.run_id, newest.experiment_id, newest.start_time)
 
 
@@ -225,17 +225,17 @@ def _weights(client: Any, model: str, version: str) -> str | None:
         raise
 
 
-def baseline_answers(run: BaselineRun) -> Iterator[list[Generated]]:
+def baseline_answers(run: BaselineRun) -> Iterator[list[GeneratedAnswer]]:
     """The answers of the run, page by page."""
     for page in _pages(run.experiment_id, run_id=run.run_id):
         yield [_answer_of(trace) for trace in page]
 
 
-def _answer_of(trace: Any) -> Generated:
+def _answer_of(trace: Any) -> GeneratedAnswer:
     generate = next((span for span in trace.data.spans if span.name == "generate"), None)
     outputs = _mapping(generate.outputs if generate else None)
     usage = trace.info.token_usage or {}
-    return Generated(
+    return GeneratedAnswer(
         outputs.get("answer"), str(outputs.get("finish_reason", "unknown")), usage.get("input_tokens"),
         usage.get("output_tokens"),
     )  # fmt: skip

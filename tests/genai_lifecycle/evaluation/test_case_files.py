@@ -1,4 +1,4 @@
-"""Case files in every form: promptfoo's own shape, CSV, JSON lines; each mistake told with its line."""
+"""Case files in every form: promptfoo's own shape, CSV, JSON lines; each mistake left_out with its line."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ tests:
 
 
 def test_a_file_of_promptfoo_is_read_and_what_is_left_out_is_named(tmp_path):
-    found = read(tmp_path, "promptfooconfig.yaml", PROMPTFOO)
-    assert [case.inputs for case in found.cases] == [
+    file = read(tmp_path, "promptfooconfig.yaml", PROMPTFOO)
+    assert [case.inputs for case in file.cases] == [
         {"language": "French", "input": "Hello {{language}} world"},
         {"language": "German", "input": "Goodbye"},
         {"language": "Spanish", "input": "Goodbye"},
     ]
-    first, second, _ = found.cases
+    first, second, _ = file.cases
     assert first.name == "a greeting"
     assert first.checks == (
         Assertion("latency", threshold=2000),
@@ -70,21 +70,21 @@ def test_a_file_of_promptfoo_is_read_and_what_is_left_out_is_named(tmp_path):
         Assertion("icontains-any", ["sorry", "unable"], weight=2, negated=True),
     )
     assert (second.threshold, second.checks[1].name) == (0.5, "one word")
-    assert found.prompts == {
+    assert file.prompts == {
         "prompt-1": "Translate to {{language}}: {{input}}",
         "short-one": 'In {{language}}, "{{input}}" is',
     }
-    told = "\n".join(found.left_out)
-    assert "the check 'llm-rubric' is left out: it needs a model judge" in told
-    assert "the check 'javascript' is left out: it runs code" in told
-    assert "'providers' is left out" in told and "'file://prompts.txt'" in told
-    assert found.lines == (14, 25, 25)
+    left_out = "\n".join(file.left_out)
+    assert "the check 'llm-rubric' is left out: it needs a model judge" in left_out
+    assert "the check 'javascript' is left out: it runs code" in left_out
+    assert "'providers' is left out" in left_out and "'file://prompts.txt'" in left_out
+    assert file.lines == (14, 25, 25)
 
 
 def test_the_variables_of_a_user_are_never_filled_in(tmp_path):
     odd = "{{question}} {x} {{b}} <b>&amp;</b>"
-    found = read(tmp_path, "c.jsonl", json.dumps({"question": odd, "variables": {"b": odd}, "reference": "r"}))
-    assert found.cases[0].inputs == {"question": odd, "b": odd}
+    file = read(tmp_path, "c.jsonl", json.dumps({"question": odd, "variables": {"b": odd}, "reference": "r"}))
+    assert file.cases[0].inputs == {"question": odd, "b": odd}
 
 
 CSV = """question,reference,topic,__expected1,__expected2,__description
@@ -96,28 +96,28 @@ Plain,,x,Just this,rouge-n(0.6): a b,
 
 
 def test_csv_with_promptfoos_columns(tmp_path):
-    found = read(tmp_path, "c.csv", CSV)
-    assert [case.question for case in found.cases] == ['What is a "cat"?', "Two\nlines", "Plain"]
-    assert [case.reference for case in found.cases] == ["An animal.", "", ""]
-    assert found.cases[0].variables == {"topic": "pets"}
-    assert [case.checks for case in found.cases] == [
+    file = read(tmp_path, "c.csv", CSV)
+    assert [case.question for case in file.cases] == ['What is a "cat"?', "Two\nlines", "Plain"]
+    assert [case.reference for case in file.cases] == ["An animal.", "", ""]
+    assert file.cases[0].variables == {"topic": "pets"}
+    assert [case.checks for case in file.cases] == [
         (Assertion("contains", "cat"), Assertion("regex", "^No", negated=True)),
         (Assertion("latency", threshold=900.0), Assertion("contains-any", "a, b")),
         (Assertion("equals", "Just this"), Assertion("rouge-n", "a b", 0.6)),
     ]
-    assert found.lines == (2, 3, 5)
+    assert file.lines == (2, 3, 5)
 
 
 def test_json_escapes_of_one_character_outside_the_basic_plane(tmp_path):
-    found = read(tmp_path, "c.json", json.dumps({"tests": [{"vars": {"question": "A 🙂?", "reference": "\\\\ud83d"}}]}))
-    assert (found.cases[0].question, found.cases[0].reference) == ("A 🙂?", "\\\\ud83d")
+    file = read(tmp_path, "c.json", json.dumps({"tests": [{"vars": {"question": "A 🙂?", "reference": "\\\\ud83d"}}]}))
+    assert (file.cases[0].question, file.cases[0].reference) == ("A 🙂?", "\\\\ud83d")
 
 
 def test_a_list_of_tests_a_json_file_and_tests_in_another_file(tmp_path):
     (tmp_path / "more.csv").write_text("question\nFrom the CSV?\n", "utf-8")
     (tmp_path / "list.json").write_text('[{"vars": {"question": "From JSON?"}}, "file://more.csv"]', "utf-8")
-    found = read(tmp_path, "c.yml", "tests: file://list.json\n")
-    assert [case.question for case in found.cases] == ["From JSON?", "From the CSV?"]
+    file = read(tmp_path, "c.yml", "tests: file://list.json\n")
+    assert [case.question for case in file.cases] == ["From JSON?", "From the CSV?"]
 
 
 BAD = {
@@ -143,12 +143,16 @@ BAD = {
     ("c.csv", 3, "more fields"): "question\na\nb,c\n",
     ("c.csv", 2, "fewer fields"): "question,reference\na\n",
     ("c.csv", 2, "'question' is missing"): "question,reference\n,\n",
-    ("c.jsonl", 2, "the checks are not a list"): '{"question": "a"}\n{"question": "a", "checks": 1}\n',
+    ("c.yaml", 1, "'defaultTest' is 'x', not an object"): "defaultTest: x\ntests: [{vars: {question: a}}]\n",
+    ("c.yaml", 3, "'assert' is {'type': 'latency'}, not a list"): (
+        "tests:\n  - vars: {question: a}\n  - {vars: {question: a}, assert: {type: latency}}\n"
+    ),
+    ("c.jsonl", 2, "'checks' is 1, not a list"): '{"question": "a"}\n{"question": "a", "checks": 1}\n',
 }
 
 
 @pytest.mark.parametrize(("name", "line", "what"), BAD)
-def test_a_mistake_is_told_with_its_line(tmp_path, name, line, what):
+def test_a_mistake_is_left_out_with_its_line(tmp_path, name, line, what):
     with pytest.raises(CasesInvalid) as error:
         read(tmp_path, name, BAD[(name, line, what)])
     assert f"{name}, line {line}: " in error.value.args[0] and what in error.value.args[0]

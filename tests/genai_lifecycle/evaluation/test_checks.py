@@ -6,7 +6,7 @@ import pytest
 
 from genai_lifecycle.evaluation import checks
 from genai_lifecycle.evaluation.answers import CaseAnswer
-from genai_lifecycle.evaluation.checks import CHECKS, Assertion, Finding, all_passed, run_check
+from genai_lifecycle.evaluation.checks import CHECKS, Assertion, Assessment, all_passed, run_check
 
 LONG = "one two three " * 6
 # name: (assertion, answer that passes, answer that does not)
@@ -76,7 +76,7 @@ def test_what_is_left_out_is_known_and_what_is_misspelt_is_not():
 
 
 def test_all_must_pass_or_a_weighted_share():
-    made = [Finding("a", 1, True, "", 3), Finding("b", 0, False, "", 1), Finding("c", 0, False, "", 0)]
+    made = [Assessment("a", 1, True, "", 3), Assessment("b", 0, False, "", 1), Assessment("c", 0, False, "", 0)]
     assert not all_passed(made, None)
     assert all_passed(made, 0.75) and not all_passed(made, 0.76)
     assert all_passed([made[0], made[2]], None), "a weight of 0 has no say"

@@ -75,17 +75,19 @@ def test_a_half_written_last_line_is_left_for_next_time(ledger):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "problem"),
     [
-        ("{nonsense", "not valid JSON"), ("[1]", "not an object"), ("", "not valid JSON"),
-        ('{"request_id": "a", "name": "n", "source": "s"}', "'time' is missing"),
-        ('{"request_id": 3, "name": "n", "source": "s", "time": 1}', "'request_id' is missing or not a text"),
-        ('{"request_id": "a", "name": "n", "source": "s", "time": Infinity}', "line 2"),
-        ('{"request_id": "a", "name": "n", "source": "s", "time": 1, "value": [1]}', "wrong type"),
-        ("\udcff", "line 2"),
+        ('{"request_id": "", "name": "n", "source": "s", "time": 1}', "request_id is ''"),
+        ("{nonsense", "not valid JSON"), ("[1]", "the content is [1]"), ("", "not valid JSON"),
+        ('{"request_id": "a", "name": "n", "source": "s"}', "time is missing"),
+        ('{"request_id": 3, "name": "n", "source": "s", "time": 1}', "request_id is 3"),
+        ('{"request_id": "a", "name": "n", "source": "s", "time": Infinity}', "time is inf"),
+        ('{"request_id": "a", "name": "n", "source": "s", "time": 1, "value": [1]}', "has a list or an object"),
+        ('{"request_id": "a", "name": "\\ud83d", "source": "s", "time": 1}', "not valid JSON"),
+        ("\udcff", "not valid JSON"),
     ],
 )  # fmt: skip
-def test_a_broken_line_is_named_and_the_others_are_read(ledger, line, said):
+def test_a_broken_line_is_named_and_the_others_are_read(ledger, line, problem):
     keep(ledger, "r-1")
     with ledger.open("ab") as file:
         file.write(line.encode("utf-8", "surrogateescape") + b"\n")
@@ -93,7 +95,7 @@ def test_a_broken_line_is_named_and_the_others_are_read(ledger, line, said):
     content = read_ledger(ledger)
     assert [entry.request_id for entry in content.entries] == ["r-1", "r-2"]
     (sentence,) = content.unreadable
-    assert sentence.startswith("feedback.jsonl, line 2: ") and said in sentence
+    assert sentence.startswith("feedback.jsonl, line 2: ") and problem in sentence
 
 
 def test_no_ledger_is_an_empty_one_and_a_folder_is_none(ledger):

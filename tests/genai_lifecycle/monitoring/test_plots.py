@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import date
-
 import matplotlib.image
+import pandas as pd
 import pytest
 
 from genai_lifecycle.monitoring import plots
-from genai_lifecycle.monitoring.measures import Day
 
 
-def day(number: int, opinions: int = 0, p95_ms: float | None = 900.0) -> Day:
-    return Day(date(2026, 11, number), 10, 1, 200.0 if p95_ms else None, p95_ms, opinions, opinions // 2)
+def days(*opinions: int, p95_ms: float = 900.0) -> pd.DataFrame:
+    """A day for each number of opinions."""
+    figures = {"requests": 10, "errors": 1, "p50_ms": p95_ms / 4, "p95_ms": p95_ms}
+    rows = [{**figures, "opinions": count, "positive": count // 2} for count in opinions]
+    return pd.DataFrame(rows, index=pd.date_range("2026-11-01", periods=len(rows)))
 
 
-@pytest.mark.parametrize(("days", "panels"), [([day(1), day(2)], 2), ([day(1), day(2, opinions=4)], 3)])
-def test_feedback_has_a_panel_where_there_is_some(tmp_path, days, panels):
-    plots.daily(days, tmp_path / "daily.png")
+@pytest.mark.parametrize(("opinions", "height"), [((0, 0), 528), ((0, 4), 780)])
+def test_feedback_has_a_panel_where_there_is_some(tmp_path, opinions, height):
+    plots.daily(days(*opinions), tmp_path / "daily.png")
     pixels = matplotlib.image.imread(tmp_path / "daily.png")
-    assert pixels.shape[0] == {2: 528, 3: 780}[panels] and pixels.std() > 0.02  # not an empty sheet
+    assert pixels.shape[0] == height and pixels.std() > 0.02  # not an empty sheet
 
 
 def test_a_period_without_an_answer_is_drawn(tmp_path):
-    plots.daily([day(1, p95_ms=None)], tmp_path / "daily.png")
+    plots.daily(days(0, p95_ms=float("nan")), tmp_path / "daily.png")
     assert (tmp_path / "daily.png").read_bytes().startswith(b"\x89PNG")

@@ -28,7 +28,11 @@ CASES = {
     "What is a <b>{{question}}</b>?": "A question with braces {x} 🙂.",
     "Who won the match?": "I do not know about that.",
     "What is a token?": "A token is a piece of a word.",
-}
+    "What is an epoch?": "An epoch is one pass over the data.",
+    "What is a tensor?": "A tensor is an array of numbers.",
+    "What is a gradient?": "A gradient says where the loss falls.",
+    "What is a label?": "A label is the right answer to an example.",
+}  # nine, since of seven no prompt could win against three others
 
 
 @dataclass(frozen=True)

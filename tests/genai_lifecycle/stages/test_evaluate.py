@@ -33,6 +33,10 @@ CASES = {
         {"vars": {"question": "What is a token?", "reference": "A token is a piece of a word."},
          "assert": [{"type": "icontains", "value": "PIECE"}, {"type": "not-contains", "value": "sorry"}]},
         {"vars": {"question": "What is MLflow?", "reference": "MLflow is an open platform for machine learning."}},
+        {"vars": {"question": "What is an epoch?", "reference": "An epoch is one pass over the data."}},
+        {"vars": {"question": "What is a tensor?", "reference": "A tensor is an array of numbers."}},
+        {"vars": {"question": "What is a gradient?", "reference": "A gradient says where the loss falls."}},
+        {"vars": {"question": "What is a label?", "reference": "A label is the right answer to an example."}},
     ]
 }  # fmt: skip
 
@@ -79,7 +83,7 @@ def test_a_run_for_each_version_in_an_experiment_of_the_prompts_own(evaluated, l
     assert run.info.status == "FINISHED"
     params = run.data.params
     assert (params["prompt"], params["prompt_name"], params["prompt_version"]) == ("qa/3", "qa", "3")
-    assert (params["model_version"], params["input"], params["label"]) == ("1", "odd.yaml: 3 cases", "nightly")
+    assert (params["model_version"], params["input"], params["label"]) == ("1", "odd.yaml: 7 cases", "nightly")
     assert {"latency_ms", "prompt_tokens", "completion_tokens", "total_tokens", "token_f1", "rouge_l", "exact_match",
             "log_likelihood", "repetition"} <= set(run.data.metrics)  # fmt: skip
     assert run.data.metrics["token_f1"] == run.data.metrics["token_f1/mean"] == 1.0
@@ -89,10 +93,10 @@ def test_a_run_for_each_version_in_an_experiment_of_the_prompts_own(evaluated, l
 
 
 def test_every_row_has_its_trace_with_assessments_and_expectations(evaluated, deployed):
-    assert (evaluated.cases, evaluated.rows) == (3, 6)
+    assert (evaluated.cases, evaluated.rows) == (7, 14)
     for item in evaluated.results:
         found = {trace.data.spans[0].inputs["question"]: trace for trace in traces_of(item)}
-        assert set(found) == {ODD, "What is a token?", "What is MLflow?"}
+        assert set(found) == {test["vars"]["question"] for test in CASES["tests"]}
         made = {a.name: a for a in found[ODD].info.assessments}
         assert {"token_f1", "rouge_l", "contains", "latency", "passed", "expected_response"} <= set(made)
         assert made["passed"].feedback.value is (item.prompt.template_name == "expert")
@@ -138,13 +142,13 @@ def test_the_comparison_has_a_run_with_table_report_and_plot(evaluated, life, tm
     assert mlflow.get_run(evaluated.run_id).data.tags["mlflow.note.content"] == text, "the UI shows it first"
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6 and rows[0]["question"] == ODD
+    assert len(rows) == 14 and rows[0]["question"] == ODD
     assert "contains: lacks '{x}'" in {row["failed"].split(";")[0] for row in rows}
 
 
 def test_the_cases_are_a_dataset_of_mlflow(evaluated):
     found = mlflow.genai.datasets.search_datasets(filter_string=f"name = '{evaluated.dataset}'")
-    assert len(found) == 1 and len(found[0].to_df()) == 3
+    assert len(found) == 1 and len(found[0].to_df()) == len(CASES["tests"])
     places = [mlflow.get_experiment(place).name for place in found[0].experiment_ids]
     assert {"langchain-e2e", "qa-eval"} <= set(places)
 
@@ -173,9 +177,9 @@ def test_interrupted_and_run_again_nothing_is_computed_twice(configured, life, m
         run_evaluation(*given)
     most.clear()
     again = run_evaluation(*given)
-    assert (again.rows, again.reused) == (6, 4)
-    assert len(asked) == len(set(asked)) == 6
-    assert all(len(traces_of(item)) == 3 for item in again.results)
+    assert (again.rows, again.reused) == (14, 4)
+    assert len(asked) == len(set(asked)) == 14
+    assert all(len(traces_of(item)) == len(CASES["tests"]) for item in again.results)
     assert again.results[0].metrics["token_f1"] == 1.0
 
 
@@ -229,7 +233,7 @@ def test_a_prompt_that_was_never_evaluated_is_refused(life, deployed):
 def test_lost_rows_are_no_success(configured, life, monkeypatch):
     write = traces.write
     monkeypatch.setattr(traces, "write", lambda batch, *args: write(batch[1:], *args))
-    with pytest.raises(TrackingUnavailable, match="MLflow stored 2 of 3 rows"):
+    with pytest.raises(TrackingUnavailable, match="MLflow stored 6 of 7 rows"):
         run_evaluation(*configured("qa/1"))
     while mlflow.active_run():
         mlflow.end_run("FAILED")
@@ -270,11 +274,11 @@ def test_a_judge_is_asked_through_mlflow_and_one_that_fails_is_told(configured, 
     with judging(monkeypatch) as judge:
         report = run_evaluation(*configured("qa/3", judge_model="openai:/judge"))
         assert report.judge == "Correctness, RelevanceToQuery by openai:/judge"
-        assert len(judge.asked) == 1 + 6, "it is tried with one question first"
+        assert len(judge.asked) == 1 + 14, "it is tried with one question first"
         for trace in traces_of(report.results[0]):
             said = {a.name: a.feedback.value for a in trace.info.assessments if a.feedback}
             assert (said["correctness"], said["relevance_to_query"]) == ("yes", "yes")
         judge.content = "I like it."
         report = run_evaluation(*configured("qa/3", scorer=("Correctness",), judge_model="openai:/judge"))
-        assert report.judge == "Correctness by openai:/judge; 3 answers were not judged"
+        assert report.judge == "Correctness by openai:/judge; 7 answers were not judged"
         assert report.results[0].metrics["token_f1"] == 1.0

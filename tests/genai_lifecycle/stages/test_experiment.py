@@ -20,7 +20,7 @@ from genai_lifecycle.stages.experiment import run_experiment
 from genai_lifecycle.store import prompt_registry as registry
 from genai_lifecycle.store import traces
 
-QUESTIONS = 5
+QUESTIONS = 9
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +298,7 @@ def test_lost_traces_end_the_experiment_and_nothing_goes_into_production(new_lif
     life = new_life()
     write = traces.write
     monkeypatch.setattr(traces, "write", lambda batch, *args: write(batch[1:], *args))
-    with pytest.raises(TrackingUnavailable, match="MLflow stored 4 of 5 rows"):
+    with pytest.raises(TrackingUnavailable, match="MLflow stored 8 of 9 rows"):
         run_experiment(life.config, life.source, life.store)
     assert in_production() == "None"
     while mlflow.active_run():  # a run whose store is taken for gone is not ended

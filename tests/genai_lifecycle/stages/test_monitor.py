@@ -15,7 +15,7 @@ from trace_writers import forked_writers
 from genai_lifecycle.cli.main import MODES
 from genai_lifecycle.config import E2EConfig
 from genai_lifecycle.errors import ConfigError, LimitCrossed, StorageFailed
-from genai_lifecycle.stages import monitor as stage
+from genai_lifecycle.monitoring import period
 from genai_lifecycle.stages.monitor import MonitorSettings, run_monitor
 from genai_lifecycle.store import evaluations, runs, served, traces
 from genai_lifecycle.store.prompt_registry import PromptRef
@@ -175,7 +175,7 @@ def test_small_pages_give_the_same(life, monkeypatch, report):
 
 def test_of_very_many_the_newest_are_taken(life, monkeypatch):
     monkeypatch.setattr(served, "PAGE", 5)
-    monkeypatch.setattr(stage, "MOST_REQUESTS", 10)
+    monkeypatch.setattr(period, "MOST_REQUESTS", 10)
     result = run_monitor(*life)
     assert result.requests == 10 and "only the newest 10 requests" in result.notes[0]
     assert {item.outcome for item in result.drift} == {"too few"}
@@ -209,7 +209,7 @@ def test_silence_can_be_a_limit_too(life, tmp_path):
     limits = tmp_path / "limits.yaml"
     limits.write_text("limits: {requests: {at_least: 1}}")
     result = run_monitor(*life[:2], dataclasses.replace(life[2], limits=limits), now_ms=1_700_000_000_000)
-    assert [item.said for item in result.crossed] == ["requests is 0; the limit is at least 1"]
+    assert [item.message for item in result.crossed] == ["requests is 0; the limit is at least 1"]
 
 
 def test_what_was_never_evaluated_is_said(life, monkeypatch):
@@ -232,7 +232,7 @@ def test_an_experiment_is_a_baseline_where_the_weights_are_the_same(life, tmp_pa
 def test_wrong_limits_leave_no_run(life, tmp_path):
     (tmp_path / "limits.yaml").write_text("limits: {speed: {at_most: 1}}")
     before = len(mlflow.MlflowClient().search_runs([life[1].experiment_id]))
-    with pytest.raises(ConfigError, match="'speed' in limits is unknown"):
+    with pytest.raises(ConfigError, match="limits.speed is unknown"):
         run_monitor(*life[:2], dataclasses.replace(life[2], limits=tmp_path / "limits.yaml"))
     assert len(mlflow.MlflowClient().search_runs([life[1].experiment_id])) == before
 

@@ -85,7 +85,7 @@ def test_every_kind_of_check_was_made(report):
         "refuses number", "parameters", "streaming", "golden answers", "case quality", "latency",
     ]  # fmt: skip
     details = {check.name: check.detail for check in report.checks}
-    assert details["golden answers"] == "5 of 5 token for token"
+    assert details["golden answers"] == "8 of 8 token for token"
     assert details["case quality"] == "token F1 1.000, success rate 1.00 over 5 cases; experiment 1.000"
 
 
@@ -126,7 +126,7 @@ def test_tampered_golden_answers_are_refused_then_a_good_version_follows(life, r
     golden = json.loads((folder / "golden.json").read_text("utf-8"))
     golden[-1]["token_ids"][0] += 1
     (folder / "golden.json").write_text(json.dumps(golden))
-    with pytest.raises(VerificationFailed, match="failed 1 of 16 checks: golden answers .1 of 5 differ"):
+    with pytest.raises(VerificationFailed, match="failed 1 of 16 checks: golden answers .1 of 8 differ"):
         verify_candidate(life.config, life.store)
     assert aliases(life) == {"champion": "1", "previous": None}
     assert version_tags(life, version)["lifecycle.test"] == "failed"

@@ -10,7 +10,7 @@ import pytest
 
 from genai_lifecycle.evaluation.evidence import Evidence, StoredEvidence, write_scores
 from genai_lifecycle.store import evaluations, runs, traces
-from genai_lifecycle.store.evaluations import Finding, Row, _settings
+from genai_lifecycle.store.evaluations import Assessment, Row, _settings
 from genai_lifecycle.store.prompt_registry import PromptRef
 
 PROMPT = PromptRef("qa", None, "{{question}}")
@@ -24,7 +24,7 @@ def write_traces(run_id: str, count: int) -> None:
 
 
 def test_scores_land_on_the_trace_of_their_case(store, capsys):
-    rows = [Row([Finding("f", i / 10, True, "", is_check=False)], {"expected_response": str(i)}) for i in range(5)]
+    rows = [Row([Assessment("f", i / 10, True, "", is_check=False)], {"expected_response": str(i)}) for i in range(5)]
     advanced = []
     with runs.run("r", evaluations.STAGE) as run_id:
         write_traces(run_id, 5)
