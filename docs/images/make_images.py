@@ -96,7 +96,9 @@ def _our_page(page: Page, url: str) -> None:
 def _mlflow_page(page: Page, url: str, folder: Path) -> None:
     """Two templates of the experiment, answer by answer."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        rows = database.execute("SELECT run_uuid FROM runs WHERE name IN ('qa/1 simple', 'qa/3 expert') ORDER BY name")
+        rows = database.execute(
+            "SELECT run_uuid FROM runs WHERE name IN ('qa/1 simple', 'qa/3 expert') AND experiment_id = 1"
+        )
         first, second = (run_id for (run_id,) in rows)
     page.set_viewport_size({"width": 1900, "height": 900})
     page.goto(f"{url}/#/experiments/1/evaluation-runs?selectedRunUuid={first}&compareToRunUuid={second}")
