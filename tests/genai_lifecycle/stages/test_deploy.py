@@ -107,7 +107,7 @@ def test_golden_answers_are_the_models_own(package, life, experimented):
     golden = json.loads((package / "artifacts" / "golden.json").read_text("utf-8"))
     text_model = load_text_model(life.source.path, "plain")
     answers = greedy_answers(text_model, experimented.winner.prompt.template, [item["question"] for item in golden], 40)
-    assert len(golden) == 5
+    assert len(golden) == 8
     assert [item["token_ids"] for item in golden] == [answer.token_ids for answer in answers]
     assert golden[0]["answer"] == "Overfitting is learning the data too closely."
     assert {item["max_new_tokens"] for item in golden} == {40}

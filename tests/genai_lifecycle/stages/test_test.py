@@ -86,7 +86,7 @@ def test_every_kind_of_check_was_made(report):
     ]  # fmt: skip
     details = {check.name: check.detail for check in report.checks}
     assert details["golden answers"] == "8 of 8 token for token"
-    assert details["case quality"] == "token F1 1.000, success rate 1.00 over 5 cases; experiment 1.000"
+    assert details["case quality"] == "token F1 1.000, success rate 1.00 over 9 cases; experiment 1.000"
 
 
 def test_the_report_is_an_artifact_of_the_tests_run(life, report, tmp_path):
