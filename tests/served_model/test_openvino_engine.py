@@ -151,7 +151,9 @@ def test_a_killed_process_fails_the_callers_and_is_restarted(engine, waiting):
     waiting.until(lambda: jobs[0].token_ids)
     os.kill(pid, signal.SIGKILL)
     waiting.until(lambda: all(job.is_over for job in jobs))
-    for job in jobs:
+    killed = [job for job in jobs if job.ended is None]  # on a busy machine the first may have ended before
+    assert len(killed) > len(jobs) // 2
+    for job in killed:
         with pytest.raises(EngineFailed, match=r"ended under the request \(killed by signal 9.*may be sent again"):
             job.check_alive()
     assert not engine.is_healthy()

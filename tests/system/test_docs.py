@@ -103,3 +103,11 @@ def test_the_file_tree_of_the_readme_exists():
 def test_ci_runs_the_readmes_test_command():
     assert "make test-all" in (REPO / ".ci" / "run").read_text("utf-8").splitlines()
     assert "`make test-all`" in README
+
+
+def test_the_version_stands_in_one_place_and_has_its_section():
+    from genai_server import __version__
+
+    sections = re.findall(r"^## (\S+)", (REPO / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert sections[:2] == ["Unreleased", __version__]
+    assert 'version = { attr = "genai_server.__version__" }' in (REPO / "pyproject.toml").read_text("utf-8")
