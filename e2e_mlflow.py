@@ -25,7 +25,7 @@ _HANDED_OUT = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _HANDED_OUT:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
@@ -50,7 +50,7 @@ def run() -> None:
     try:
         _code = main()
     except SystemExit as exc:  # --help
-        _code = exc.code or 0
+        _code = int(exc.code or 0)
     if _code in HELD_UP:
         _leave()
 

@@ -219,5 +219,6 @@ class E2EConfig(Settings):
     @property
     def database_uri(self) -> str:
         """The database that is used when no server is."""
-        named = self.tracking_uri and not self.tracking_uri.startswith("http")
-        return self.tracking_uri if named else self.backend_store_uri
+        if self.tracking_uri and not self.tracking_uri.startswith("http"):
+            return self.tracking_uri
+        return self.backend_store_uri

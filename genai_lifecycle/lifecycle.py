@@ -110,7 +110,7 @@ class MLflow3E2ELifecycle:
 
     def prompts(self, settings: PromptsSettings = PromptsSettings()) -> PromptsResult:
         """One action on the prompts. Takes no lock: a rollback must not wait for an experiment."""
-        _ = self.store  # MLflow points at it from here on
+        self.store.activate()
         return run_prompts(settings, self._prompt_gate)
 
     def _prompt_gate(self) -> Gate:
@@ -127,7 +127,7 @@ class MLflow3E2ELifecycle:
 
     def rollback(self, settings: RollbackSettings = RollbackSettings()) -> tuple[RollbackResult, ...]:
         """Put the former champion, or the named prompts' former version, back. Takes no lock: it may be urgent."""
-        _ = self.store  # MLflow points at it from here on
+        self.store.activate()
         return roll_back(self.config, settings)
 
     def import_feedback(self, settings: ImportFeedbackSettings = ImportFeedbackSettings()) -> FeedbackImport:

@@ -67,9 +67,13 @@ def settings_of(cls: type[Settings]) -> tuple[Setting, ...]:
     )  # fmt: skip
 
 
+def _own(cls: type[Settings]) -> tuple[Setting, ...]:
+    return settings_of(cls)  # type: ignore[arg-type]  # mypy takes the hash of a class for that of its instances
+
+
 def _kind(hint: Any) -> type:
     """`int` for `int` and for `int | None`, `tuple` for `tuple[str, ...]`."""
-    first = get_args(hint)[0] if isinstance(hint, UnionType) else hint
+    first: type = get_args(hint)[0] if isinstance(hint, UnionType) else hint
     return get_origin(first) or first
 
 
@@ -80,7 +84,7 @@ class Settings:
     from_environment: frozenset[str] = field(default=frozenset(), repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        for item in settings_of(type(self)):
+        for item in _own(type(self)):
             name = item.env if item.name in self.from_environment else item.flag or item.env
             object.__setattr__(self, item.name, item.checked(name, getattr(self, item.name)))
 
@@ -94,7 +98,7 @@ class Settings:
             flags: name -> value; what was not given is absent, or None.
             groups: other settings keep their defaults, and their variables are not read; None = all are read.
         """
-        known = [item for item in settings_of(cls) if groups is None or item.group in groups]
+        known = [item for item in _own(cls) if groups is None or item.group in groups]
         variables = {item.name: env[item.env] for item in known if env.get(item.env)}
         given = {item.name: flags[item.name] for item in known if flags.get(item.name) is not None}
         return cls(**variables | given, from_environment=frozenset(variables.keys() - given.keys()))

@@ -80,7 +80,8 @@ ANSWERED = "answered"  # among the scores of a model version: 1 where a case got
 
 def load_policy(path: Path, subject: Literal["prompt", "model"]) -> Policy:
     """Of gate.yaml, the policy for `subject`. Raises ConfigError naming the file and what is wrong in it."""
-    return getattr(read_yaml(path, Policies, _HINT), subject)
+    policies = read_yaml(path, Policies, _HINT)
+    return policies.prompt if subject == "prompt" else policies.model
 
 
 def decide(policy: Policy, candidate: Evidence | None, former: Evidence | None, *, override: bool = False) -> Decision:

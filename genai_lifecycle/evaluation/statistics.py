@@ -147,11 +147,12 @@ def p_values(rows: Sequence[Sequence[float]], seed: int, resamples: int = RESAMP
 
     data = np.asarray(rows, dtype=float)
     if data.shape[-1] < 2:
-        return np.ones(len(data))
-    return permutation_test(
+        return [1.0] * len(data)
+    found = permutation_test(
         (data,), np.mean, permutation_type="samples", vectorized=True, axis=-1, n_resamples=resamples, batch=_BATCH,
         rng=np.random.default_rng(seed),
-    ).pvalue  # fmt: skip
+    )  # fmt: skip
+    return [float(value) for value in found.pvalue]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -46,6 +46,10 @@ class Store:
     experiment_name: str
     elsewhere: str = ""  # where the experiment that was asked for has its artifacts, when this is another one
 
+    def activate(self) -> None:
+        """MLflow has one store for a whole process: it is this one from here on."""
+        _point_mlflow_at(self.uri)
+
     @property
     def direct(self) -> bool:
         """True when the database is used without a server, by this process alone."""
@@ -230,8 +234,7 @@ def _open_experiment(uri: str, config: E2EConfig, direct: bool, writes: bool = T
     its artifacts below another root. Then the other place is what is returned beside it."""
     import mlflow
 
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    _point_mlflow_at(uri)
     asked, elsewhere = config.experiment_name, _elsewhere(config) if direct else ""
     if elsewhere:
         config = replace(config, experiment_name=name_in(absolute(config.data_dir), asked))
@@ -247,6 +250,13 @@ def _open_experiment(uri: str, config: E2EConfig, direct: bool, writes: bool = T
         log.info("The experiment %s was in MLflow's trash; it was restored.", config.experiment_name)
     mlflow.set_experiment(experiment_id=experiment.experiment_id)
     return _Place(experiment.experiment_id, experiment.name, experiment.artifact_location), elsewhere
+
+
+def _point_mlflow_at(uri: str) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
 
 
 @dataclass(frozen=True)
