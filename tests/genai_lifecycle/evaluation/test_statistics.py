@@ -111,13 +111,13 @@ def test_intervals_cover_the_truth_in_93_to_97_of_100_comparisons(kind, shift):
 @pytest.mark.parametrize("cases", [10, 40])
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_equal_prompts_win_by_chance_in_at_most_5_of_100_comparisons(kind, cases):
-    wins = (p_values(kind(0.0, 5, cases)[:400], 0, RESAMPLES) <= ALPHA).sum()
+    wins = np.count_nonzero(np.array(p_values(kind(0.0, 5, cases)[:400], 0, RESAMPLES)) <= ALPHA)
     assert wins <= binom.ppf(0.99, 400, ALPHA)
 
 
 def test_a_better_prompt_wins():
     """A rule that never names a winner is none."""
-    assert np.mean(p_values(graded(0.15, 5)[:200], 0, RESAMPLES) <= ALPHA) > 0.9
+    assert np.mean(np.array(p_values(graded(0.15, 5)[:200], 0, RESAMPLES)) <= ALPHA) > 0.9
 
 
 def test_p_values_known_by_counting_signs():
