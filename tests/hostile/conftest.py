@@ -67,7 +67,7 @@ def champion(tmp_path_factory, prepared) -> Champion:
 
     base = tmp_path_factory.mktemp("champion")
     uri, artifacts = f"sqlite:///{base / 'mlflow.db'}", base / "artifacts"
-    prompt = ["prompts", "create", "--name", "qa-simple", "--template", "Question: {{question}}\nAnswer:"]
+    prompt = ["prompts", "create", "--name", "qa", "--template", "Question: {{question}}\nAnswer:"]
     for mode in (prompt, ["deploy", "--precision", "fp32"], ["test"], ["deploy", "--precision", "fp32"]):
         flags = ["--tracking-uri", uri, "--data-dir", str(artifacts)]
         done = run_cli(["--mode", *mode, *flags], HOME=str(base))
