@@ -218,7 +218,7 @@ def test_an_address_that_cannot_be_read_is_not_repeated_with_its_password():
 @pytest.mark.parametrize("field", ["tracking_uri", "backend_store_uri"])
 def test_an_address_of_another_kind_is_not_repeated_with_its_password(field):
     for uri in ("postgres://me:secret@host/db", "me:secret@host/db", "mysql://host/db?password=secret"):
-        with pytest.raises(ConfigError, match=field) as raised:
+        with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')}") as raised:
             E2EConfig(**{field: uri})
         assert "secret" not in str(raised.value) and "postgresql://" in raised.value.hint
 
